@@ -1,0 +1,69 @@
+# `make` lists the targets. The environment, .venv, is built when it is first needed,
+# and again when pyproject.toml or constraints.txt changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env run lab test notebooks badges lint format pocket-gpt clean
+
+help: ## list the targets
+	@echo "iclnb: in-context learning as gradient descent, in notebooks"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+env: $(INSTALLED) ## build or update .venv, and nothing else
+
+run: $(INSTALLED) ## run every notebook with pocket-gpt; the executed copies go into build/notebooks/
+	@$(BIN)/python tools/notebooks.py run
+
+lab: $(INSTALLED) ## open JupyterLab on the first notebook
+	@$(BIN)/jupyter lab $(firstword $(wildcard notebooks/00_start_here.ipynb) notebooks)
+
+test: $(INSTALLED) ## run all tests, the notebooks included
+	$(BIN)/python -m pytest
+	$(BIN)/python tools/notebooks.py test
+
+notebooks: badges ## execute the committed notebooks in place
+	@$(BIN)/python tools/notebooks.py refresh
+
+badges: $(INSTALLED) ## stamp the Colab and Binder links, and the README's table
+	@$(BIN)/python tools/notebooks.py badges
+
+lint: $(INSTALLED) ## check style, notebooks included
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED) ## put the code into the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Into build/, so that the pocket-gpt which the saved outputs come from stays. Without MINUTES or TOKENS it is trained on as
+# many tokens as that one was. A stopped training continues, except by MINUTES, which mean other tokens each time.
+OUT := build/pocket-gpt
+SHIPPED = $(shell tail -n 1 data/pocket-gpt/training.csv | cut -d , -f 2)
+
+pocket-gpt: $(INSTALLED) ## train pocket-gpt anew into build/pocket-gpt (MINUTES=... or TOKENS=... for another length)
+	$(BIN)/python -m iclnb.pretrain --out $(OUT) $(if $(MINUTES),--minutes $(MINUTES),\
+	--tokens $(or $(TOKENS),$(SHIPPED)) $(if $(wildcard $(OUT).training),--resume))
+
+clean: ## remove what was built or cached; .venv stays
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+# torch comes first and by itself, so that a CPU build is kept where pip finds one.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages into $(VENV); PyTorch is the large one ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BIN)/python:
+	@for python in python3.11 python3; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Creating $(VENV) with $$($$python --version) ..."; \
+			$$python -m venv $(VENV) && exit 0; \
+			echo "$$python could not create $(VENV); on Debian and Ubuntu the package python3-venv is needed." >&2; exit 1; \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed, and neither python3.11 nor python3 is one." >&2; exit 1

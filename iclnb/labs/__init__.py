@@ -1,0 +1,1 @@
+"""What the side labs need, one file a lab."""

@@ -1,0 +1,38 @@
+"""What all tests share: no network, seeded numbers, and the real data and models where there are any."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+settings.register_profile("iclnb", deadline=None, derandomize=True)  # the same examples each time, however slow
+settings.load_profile("iclnb")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def folder_from(variable):
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    folder = Path(os.environ[variable])
+    assert folder.is_dir(), f"{variable} is {folder}, which is not a folder"
+    return folder
+
+
+@pytest.fixture
+def iclnb_data():
+    """The folder of real task data, <task>/<split>.jsonl, that ICLNB_DATA names; without it the test is skipped."""
+    return folder_from("ICLNB_DATA")
+
+
+@pytest.fixture
+def iclnb_models():
+    """The folder of local checkpoints that ICLNB_MODELS names; without it the test is skipped."""
+    return folder_from("ICLNB_MODELS")

@@ -1,0 +1,360 @@
+"""Run, test, refresh and stamp the notebooks.
+
+    python tools/notebooks.py run       execute every notebook at the pocket-gpt tier; the results go into build/
+    python tools/notebooks.py test      execute every notebook, and compare the marked cells with their saved outputs
+    python tools/notebooks.py refresh   execute the committed notebooks in place, and save them in one normal form
+    python tools/notebooks.py badges    stamp the Colab and Binder links and the install cell; --check only looks
+
+All take notebooks to work on; with none named, all of them, in reading order.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+KEPT_CELL_METADATA = {"tags", "jupyter"}  # "jupyter" can hide a solution's source; the rest is an editor's own
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_TEXT = "(interactive: run the notebook to use it)"
+PROGRESS_BAR = re.compile(r"\d+%\||\?it/s|\d+it \[")  # what tqdm writes, before and after it knows the total
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What must not be saved, because it differs from one machine or run to the next.
+UNSTABLE = {
+    "an absolute path": re.compile(r"(?<![\w./:])/(home|Users|root|work|tmp|usr/lib)\b|\b[A-Z]:\\{1,2}Users"),
+    "a memory address": re.compile(r"\bat 0x[0-9a-fA-F]{6,}"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding, reading, writing
+
+
+def find_notebooks():
+    """Returns the notebooks in reading order: the spine by name, then the labs by name."""
+    return sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "notebooks" / "labs").glob("*.ipynb"))
+
+
+def relative(path):
+    """Returns `path` as it is read from the repository's root, or its bare name where it lies elsewhere."""
+    path = Path(path).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def write(text, path):
+    """Replaces the file whole or not at all; returns whether it changed."""
+    path = Path(path)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    return True
+
+
+def to_text(notebook):
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Executing
+
+
+class NotebookFailed(Exception):
+    """A notebook stopped, or gave something that must not be saved; `notebook` is what there is of it."""
+
+    def __init__(self, message, notebook=None):
+        super().__init__(message)
+        self.notebook = notebook
+
+
+def use_embedded_tier(results):
+    """Makes the kernels started from here see the embedded model and data alone, with no network and no progress bars.
+
+    `results` is an empty folder for stored results, so that every number is computed anew.
+    """
+    for name in ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA"):
+        os.environ.pop(name, None)
+    os.environ.update(ICLNB_RESULTS=results, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+
+
+def execute(path):
+    """Executes the notebook at `path` in its own folder.
+
+    Returns (notebook, peak): the executed copy, and the kernel's peak memory in MB (None where the system hides it).
+    Raises NotebookFailed, which carries the copy as far as it came.
+    """
+    notebook, index, peak = read(path), 0, None
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+    def note_cell(cell_index, **_):
+        nonlocal index
+        index = cell_index
+
+    def note_peak(**_):  # the kernel's high-water mark so far
+        nonlocal peak
+        status = Path(f"/proc/{client.km.provisioner.pid}/status")
+        if status.exists():
+            peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+
+    client = NotebookClient(
+        notebook,
+        kernel_name=KERNELSPEC["name"],
+        timeout=None,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks about how it was started
+        on_cell_start=note_cell,
+        on_cell_executed=note_peak,
+        resources={"metadata": {"path": str(Path(path).resolve().parent)}},
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        cell = notebook.cells[index]
+        message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell)}"
+        raise NotebookFailed(message, notebook) from None
+    return notebook, peak
+
+
+def describe(error, cell):
+    if isinstance(error, DeadKernelError):
+        return "The kernel died here; the usual cause is that memory ran out."
+    tracebacks = [output.traceback for output in cell.outputs if output.output_type == "error"]
+    return ANSI.sub("", "\n".join(tracebacks[0])) if tracebacks else str(error)
+
+
+def indent(text):
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The normal form of a saved notebook
+
+
+def normalise(notebook, name):
+    """Puts `notebook` into the one form in which it is saved: running it again gives the same bytes."""
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
+    seen = set()
+    for index, cell in enumerate(notebook.cells):
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA})
+        cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").splitlines())
+        if cell.get("id") is None or cell.id in seen:
+            cell.id = hashlib.sha256(f"{name} {index} {cell.source}".encode()).hexdigest()[:8]
+        seen.add(cell.id)
+        if cell.cell_type == "code":
+            cell.outputs = [kept for output in cell.outputs if (kept := normalise_output(output)) is not None]
+    return notebook
+
+
+def normalise_output(output):
+    """Returns the output as it is saved, or None where it is not: progress bars, and widgets' random identities."""
+    if output.output_type == "stream":
+        is_bar = output.name == "stderr" and PROGRESS_BAR.search(output.text)
+        return None if is_bar or not output.text.strip() else output
+    data = output.get("data", {})
+    if WIDGET_VIEW in data:
+        if PROGRESS_BAR.search(data.get("text/plain", "")):
+            return None
+        del data[WIDGET_VIEW]
+        data["text/plain"] = WIDGET_TEXT
+    if "metadata" in output:
+        output.metadata = nbformat.from_dict({})
+    return output
+
+
+def find_faults(notebook):
+    """Returns what stops `notebook` from being saved, one line each: noise, or what no other machine would repeat."""
+    faults = []
+    for index, cell in enumerate(notebook.cells, start=1):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                faults.append(f"cell {index} writes to stderr: {output.text.strip()[:500]}")
+            text = json.dumps({k: v for k, v in output.get("data", output).items() if not k.startswith("image/")})
+            faults += [
+                f"cell {index} shows {what}: {hit[0]}" for what, p in UNSTABLE.items() if (hit := p.search(text))
+            ]
+    return faults
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stamps
+
+COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+BINDER_BADGE = "https://mybinder.org/badge_logo.svg"
+BADGES = re.compile(r"<!-- badges -->.*?<!-- /badges -->\s*", re.DOTALL)
+TABLE = re.compile(r"(<!-- notebooks -->\n)(.*?)(<!-- /notebooks -->)", re.DOTALL)
+ROW = re.compile(r"^\| (?:\[(?P<linked>[^]]+)\]\([^)]*\)|(?P<plain>[^|\[]+?)) \| (?P<what>.*?) \|.*\|$")
+INSTALL_TAG = "install"
+INSTALL = f"""\
+# On Colab this installs iclnb; anywhere else it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install -q "git+{URLS["Repository"]}\""""
+
+
+def badge_links(path):
+    """Returns the Markdown of the two badges that open the notebook at `path` in Colab and in Binder."""
+    colab, binder = f"{URLS['Colab']}/{relative(path)}", f"{URLS['Binder']}/{relative(path)}"
+    return f"[![Open in Colab]({COLAB_BADGE})]({colab}) [![Open in Binder]({BINDER_BADGE})]({binder})"
+
+
+def stamp_notebook(notebook, path):
+    """Puts the badges on top of the first Markdown cell, and the install cell before all other code."""
+    title = next((cell for cell in notebook.cells if cell.cell_type == "markdown"), None)
+    if title is None:
+        raise NotebookFailed(f"{relative(path)} has no Markdown cell to put its badges in; begin it with a title cell.")
+    rest = BADGES.sub("", title.source).lstrip("\n")
+    title.source = f"<!-- badges -->\n{badge_links(path)}\n<!-- /badges -->\n\n{rest}"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if code and INSTALL_TAG in code[0].metadata.get("tags", []):
+        code[0].source = INSTALL
+    else:
+        cell = nbformat.v4.new_code_cell(INSTALL, metadata={"tags": [INSTALL_TAG]}, id="install")
+        notebook.cells.insert(notebook.cells.index(title) + 1, cell)
+    return notebook
+
+
+def stamp_readme(text):
+    """Fills the README's table: a notebook that exists is linked, with its badges; one that does not is planned."""
+    table = TABLE.search(text)
+    if table is None:
+        raise NotebookFailed("README.md has no table between <!-- notebooks --> and <!-- /notebooks -->.")
+    lines, missing = [], {relative(path) for path in find_notebooks()}
+    for line in table[2].splitlines():
+        row = ROW.match(line)
+        if row and line not in table[2].splitlines()[:2]:  # all but the two lines of the heading
+            name = row["linked"] or row["plain"]
+            path = ROOT / "notebooks" / f"{name}.ipynb"
+            missing.discard(relative(path))
+            if path.exists():
+                line = f"| [{name}]({relative(path)}) | {row['what']} | {badge_links(path)} |"
+            else:
+                line = f"| {name} | {row['what']} | planned |"
+        lines.append(line)
+    if missing:
+        raise NotebookFailed(f"README.md's table has no row for: {', '.join(sorted(missing))}.")
+    return text[: table.start(2)] + "\n".join(lines) + "\n" + text[table.end(2) :]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+def run(paths):
+    """Executes each notebook into build/, and stops at the first failing cell; returns the exit status."""
+    start = time.perf_counter()
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {relative(path)} ... ", end="", flush=True)
+        begin = time.perf_counter()
+        try:
+            notebook, peak = execute(path)
+        except NotebookFailed as failure:
+            write(to_text(failure.notebook), BUILD / relative(path))
+            print("failed", flush=True)
+            raise
+        write(to_text(notebook), BUILD / relative(path))
+        memory = f", {peak:.0f} MB at most" if peak else ""
+        print(f"{time.perf_counter() - begin:.1f} s{memory}", flush=True)
+    count = "1 notebook" if len(paths) == 1 else f"{len(paths)} notebooks"
+    print(f"{count} in {time.perf_counter() - start:.1f} s; the executed copies are in build/notebooks/")
+    return 0
+
+
+def test(paths):
+    """Has nbval execute each notebook and compare the outputs of the cells marked NBVAL_CHECK_OUTPUT."""
+    if not paths:
+        raise NotebookFailed("There are no notebooks to test.")
+    pytest = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+    return subprocess.run([*pytest, *map(str, paths)], cwd=ROOT).returncode
+
+
+def refresh(paths):
+    """Executes each notebook in place and saves its normal form; leaves a notebook alone that fails or is noisy."""
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {relative(path)} ... ", end="", flush=True)
+        notebook, _ = execute(path)
+        notebook = normalise(notebook, relative(path))
+        if faults := find_faults(notebook):
+            raise NotebookFailed(f"{relative(path)} was not saved:\n" + "\n".join(faults))
+        print("changed" if write(to_text(notebook), path) else "unchanged", flush=True)
+    return 0
+
+
+def badges(paths, check):
+    """Stamps the notebooks and the README; with `check`, changes nothing and fails if a stamp is stale."""
+    stale = []
+    for path in paths:
+        text = to_text(stamp_notebook(read(path), path))
+        if text != to_text(read(path)):
+            stale.append((path, text))
+    readme = ROOT / "README.md"
+    text = stamp_readme(readme.read_text(encoding="utf-8"))
+    if text != readme.read_text(encoding="utf-8"):
+        stale.append((readme, text))
+    if check and stale:
+        names = "\n".join(f"  {relative(path)}" for path, _ in stale)
+        raise NotebookFailed(f"Stale badges or install cells; `make badges` stamps them:\n{names}")
+    for path, text in stale:
+        write(text, path)
+        print(f"stamped {relative(path)}")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "test", "refresh", "badges"])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to work on; all of them when none is named")
+    parser.add_argument("--check", action="store_true", help="badges: change nothing, fail if something is stale")
+    options = parser.parse_args(arguments)
+    if absent := [str(path) for path in options.notebooks if not path.is_file()]:
+        parser.error(f"no such notebook: {', '.join(absent)}")
+    paths = [path.resolve() for path in options.notebooks] or find_notebooks()
+    try:
+        if options.command == "badges":
+            badges(paths, options.check)
+            return 0
+        with tempfile.TemporaryDirectory() as results:
+            use_embedded_tier(results)
+            return {"run": run, "test": test, "refresh": refresh}[options.command](paths)
+    except NotebookFailed as failure:
+        print(f"\n{failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
