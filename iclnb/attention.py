@@ -1,0 +1,157 @@
+"""Attention as mathematics: softmax, linear and momentum attention, and attention over a shared prefix.
+
+Letters: B sequences, H heads, T tokens, P prefix tokens, D head width. q, k, v are query, key and value.
+Every function here is the plain form that defines what it computes; softmax statistics are taken in float32 or wider.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half-precision tensors as float32, anything wider as it is: sums of exponentials need the digits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def attention_scores(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
+    """Scaled inner products of queries with keys, before any mask and softmax.
+
+    Args:
+        q: queries, (..., T, D).
+        k: keys, (..., S, D).
+        scale: factor on the inner products; None is 1 / sqrt(D).
+
+    Returns:
+        Scores, (..., T, S), float32 or wider.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return widen(q) @ widen(k).transpose(-2, -1) * scale  # (..., T, S)
+
+
+def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
+    """Which positions each position may see: itself and the earlier ones.
+
+    Returns:
+        (T, T) bool, True where row t may look at column j, that is where j <= t.
+    """
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()  # (T, T)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, scale: float | None = None) -> Tensor:
+    """Softmax attention, softmax(q k^T * scale) v.
+
+    Args:
+        q, k, v: (..., T, D); without `causal`, keys and values may have another length S.
+        causal: let position t see positions j <= t only.
+        scale: factor on the inner products; None is 1 / sqrt(D).
+
+    Returns:
+        (..., T, D) in the dtype of v.
+
+    Source: Vaswani et al. 2017, eq. 1.
+    """
+    scores = attention_scores(q, k, scale)  # (..., T, S)
+    if causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[-2], q.device), float("-inf"))  # (..., T, T)
+    return (scores.softmax(-1) @ widen(v)).to(v.dtype)  # (..., T, D)
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """Attention without softmax and scale, sum_j (q_t . k_j) v_j: the dual form of a linear layer under descent.
+
+    Args:
+        q, k, v: (..., T, D); without `causal`, keys and values may have another length S.
+        causal: sum over j <= t only.
+
+    Returns:
+        (..., T, D) in the dtype of v.
+
+    Source: Dai et al. 2023, section 3.1; Irie et al. 2022, section 2.
+    """
+    scores = attention_scores(q, k, scale=1.0)  # (..., T, S)
+    if causal:
+        scores = scores * causal_mask(q.shape[-2], q.device)  # (..., T, T)
+    return (scores @ widen(v)).to(v.dtype)  # (..., T, D)
+
+
+def prefix_attention(
+    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Causal softmax attention of B queries that share one prefix, as an exact mixture of two attentions.
+
+    Attention over [prefix; own tokens] is lam * Attn(prefix) + (1 - lam) * Attn(own), where lam is the share of the
+    softmax mass on the prefix. The prefix is held once, and all B * T queries meet it in one matrix product.
+
+    Args:
+        q, k, v: the sequences' own queries, keys and values, (B, H, T, D).
+        prefix_k, prefix_v: keys and values of the shared prefix, (1, H, P, D).
+        scale: factor on the inner products; None is 1 / sqrt(D).
+
+    Returns:
+        Attention output, (B, H, T, D) in the dtype of v, and lam, (B, H, T), float32 or wider.
+    """
+    B, H, T, D = q.shape
+    together = q.transpose(0, 1).reshape(1, H, B * T, D)  # (1, H, B * T, D)
+    over_prefix = attention_scores(together, prefix_k, scale)  # (1, H, B * T, P)
+    mass_prefix = over_prefix.logsumexp(-1, keepdim=True)  # (1, H, B * T, 1)
+    from_prefix = (over_prefix - mass_prefix).exp() @ widen(prefix_v)  # (1, H, B * T, D)
+    mass_prefix = mass_prefix.view(H, B, T, 1).transpose(0, 1)  # (B, H, T, 1)
+    from_prefix = from_prefix.view(H, B, T, D).transpose(0, 1)  # (B, H, T, D)
+
+    over_own = attention_scores(q, k, scale).masked_fill(~causal_mask(T, q.device), float("-inf"))  # (B, H, T, T)
+    mass_own = over_own.logsumexp(-1, keepdim=True)  # (B, H, T, 1)
+    from_own = (over_own - mass_own).exp() @ widen(v)  # (B, H, T, D)
+
+    lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T, 1) = mass on prefix / whole mass
+    return (lam * from_prefix + (1 - lam) * from_own).to(v.dtype), lam.squeeze(-1)
+
+
+def ema(v: Tensor, eta: float, method: str = "toeplitz") -> Tensor:
+    """Strictly causal exponential sum of values, out_t = sum_{i<t} eta^(t-i) v_i.
+
+    Args:
+        v: values, (..., T, D).
+        eta: momentum, in [0, 1).
+        method: "loop", the recurrence out_t = eta * (out_{t-1} + v_{t-1}) that defines it, or "toeplitz", one product
+            with the (T, T) matrix of powers of eta.
+
+    Returns:
+        (..., T, D) in the dtype of v.
+
+    Raises:
+        ValueError: eta outside [0, 1), or an unknown method.
+
+    Source: Dai et al. 2023, section 5.
+    """
+    if not 0 <= eta < 1:
+        raise ValueError(f"eta is {eta}; momentum needs a number in [0, 1)")
+    if method == "loop":
+        out = [torch.zeros_like(v[..., 0, :])]  # (..., D)
+        for t in range(1, v.shape[-2]):
+            out.append(eta * (out[-1] + v[..., t - 1, :]))
+        return torch.stack(out, dim=-2)  # (..., T, D)
+    if method == "toeplitz":
+        t = torch.arange(v.shape[-2], device=v.device)
+        lag = (t[:, None] - t[None, :]).clamp(min=0)  # (T, T)
+        powers = torch.tensor(eta, dtype=widen(v).dtype, device=v.device) ** lag  # (T, T)
+        weights = powers * causal_mask(len(t), v.device).tril(-1)  # (T, T), zero on and above the diagonal
+        return (weights @ widen(v)).to(v.dtype)  # (..., T, D)
+    raise ValueError(f"method is {method!r}; ema knows 'loop' and 'toeplitz'")
+
+
+def momentum_attention(q: Tensor, k: Tensor, v: Tensor, eta: float, scale: float | None = None) -> Tensor:
+    """Momentum attention, softmax attention plus an exponential sum of the earlier values.
+
+    Args:
+        q, k, v: (..., T, D).
+        eta: momentum, in [0, 1).
+        scale: factor on the inner products; None is 1 / sqrt(D).
+
+    Returns:
+        (..., T, D) in the dtype of v.
+
+    Source: Dai et al. 2023, section 5: MoAttn(V, K, q_t) = Attn(V, K, q_t) + sum_{i<t} eta^(t-i) v_i.
+    """
+    return softmax_attention(q, k, v, causal=True, scale=scale) + ema(v, eta)  # (..., T, D)

@@ -1,0 +1,250 @@
+"""Zero-shot and few-shot prediction, and recording of the internals that comparisons need.
+
+Letters: n examples, B queries of a batch, L layers, H heads, D head width, C width, P prefix tokens, T query tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import scipy.stats
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from iclnb.gpt import GPT, Prefix, Recorder
+from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
+from iclnb.tasks import Task
+
+POSITIONS = ("query", "answer")
+
+
+@dataclass
+class Internals:
+    """What the attention layers did at the recorded position of each query, float32 on the CPU.
+
+    Args:
+        output: attention-block output after its projection, before the residual, (n, L, C).
+        scores: for each query, logits of the position to the query's own tokens, (L, H, own tokens), without `<s>`.
+        prefix_scores: logits of the position to each token of the shared prefix, summed over heads, (n, L, P).
+        query: query vectors, scaled by 1 / sqrt(D), all heads side by side, (n, L, C).
+    """
+
+    output: Tensor
+    scores: list[Tensor]
+    prefix_scores: Tensor
+    query: Tensor
+
+
+@dataclass
+class Predictions:
+    """Predictions for n examples of a task, in the order of its evaluation split.
+
+    Args:
+        log_probs: mean log-probability of each answer's tokens, (n, classes) float32.
+        labels: gold labels, (n,) int64.
+        prompt: what stood before every query.
+        internals: present if recording was asked for.
+    """
+
+    log_probs: Tensor
+    labels: Tensor
+    prompt: Prompt
+    internals: Internals | None = field(default=None, repr=False)
+
+    @property
+    def predicted(self) -> Tensor:
+        """The most probable answer of each example, (n,) int64."""
+        return self.log_probs.argmax(-1)  # (n,)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each prediction is the gold label, (n,) bool."""
+        return self.predicted == self.labels  # (n,)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, in [0, 1]."""
+        return self.correct.double().mean().item()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson's, over examples)."""
+        test = scipy.stats.binomtest(int(self.correct.sum()), len(self.labels))
+        low, high = test.proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
+
+
+@dataclass
+class Batch:
+    """One batch of predictions: `rows` are indices into the evaluation split, the rest is as in Predictions."""
+
+    rows: list[int]
+    log_probs: Tensor
+    internals: Internals | None
+
+
+def zero_shot(model: GPT, tokenizer: Any, task: Task, **options: Any) -> Predictions:
+    """Predictions without demonstrations; `options` are those of few_shot."""
+    return few_shot(model, tokenizer, task, k=0, **options)
+
+
+def few_shot(
+    model: GPT,
+    tokenizer: Any,
+    task: Task,
+    k: int = 32,
+    seed: int = 1,
+    *,
+    limit: int | None = None,
+    record: bool = False,
+    position: str = "query",
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Predictions:
+    """Predictions with k demonstrations before every query, in-context learning.
+
+    Args:
+        model, tokenizer: from iclnb.load.
+        task: from iclnb.load_task.
+        k: demonstrations wanted; those that do not fit the context are dropped (`.prompt.k` tells).
+        seed: of the shuffle that demonstrations are taken from.
+        limit: number of evaluation examples; None is all.
+        record: keep the internals that iclnb.compare needs.
+        position: the recorded position, "query" (the last token of the query) or "answer" (the sequence ends with the
+            first answer, as in the official code).
+        batch_size: queries a forward pass.
+        progress: show a progress bar.
+
+    Returns:
+        Predictions for the first `limit` evaluation examples.
+
+    Raises:
+        ValueError: bad k, limit, batch_size or position; a query that is empty or does not fit.
+    """
+    prompt = build_prompt(model.config, tokenizer, task, k, seed)
+    labels = torch.tensor([example.label for example in queries_of(task, limit)])  # (n,)
+    batches = stream(
+        model,
+        tokenizer,
+        task,
+        prompt,
+        limit=limit,
+        record=record,
+        position=position,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    log_probs, internals = _collect(list(batches), len(labels))
+    return Predictions(log_probs, labels, prompt, internals)
+
+
+def queries_of(task: Task, limit: int | None) -> Sequence:
+    """The first `limit` evaluation examples.
+
+    Raises:
+        ValueError: limit is smaller than 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1, or None for all")
+    return task.evaluation[:limit]
+
+
+@torch.no_grad()
+def stream(
+    model: GPT,
+    tokenizer: Any,
+    task: Task,
+    prompt: Prompt,
+    *,
+    limit: int | None = None,
+    record: bool = False,
+    position: str = "query",
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Iterator[Batch]:
+    """Predictions batch by batch, queries sorted by length; two runs over the same task give the same batches.
+
+    The prompt's keys and values are computed once. Every query continues them, so a few-shot query costs no more tokens
+    than a zero-shot one. Arguments as in few_shot, with the prompt already built.
+
+    Yields:
+        Batches, whose rows together are 0 .. n - 1.
+    """
+    if position not in POSITIONS:
+        raise ValueError(f"position is {position!r}; accepted are {', '.join(map(repr, POSITIONS))}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    queries = [encode_query(tokenizer, example) for example in queries_of(task, limit)]
+    answers = encode_answers(tokenizer, task.answers)
+    device = model.embed_tokens.weight.device
+    prefix = model.encode_prefix(torch.tensor([prompt.prefix], device=device))  # (1, P)
+    order = sorted(range(len(queries)), key=lambda i: len(queries[i]))
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc=f"{task.name}, k = {prompt.k}", unit="batch", disable=not progress, leave=False):
+        rows = order[start : start + batch_size]
+        yield Batch(rows, *_score(model, prefix, [queries[i] for i in rows], answers, record, position))
+
+
+def _score(
+    model: GPT, prefix: Prefix, queries: list[list[int]], answers: list[list[int]], record: bool, position: str
+) -> tuple[Tensor, Internals | None]:
+    """Mean log-probability of each answer after each query, (B, classes) float32, and internals."""
+    end = torch.tensor([len(query) - 1 for query in queries])  # (B,) index of each query's last token
+    recorder, ends_with = None, []
+    if record:
+        ends_with = answers[0] if position == "answer" else []
+        recorder = Recorder("output", "scores", "query", at=(end + len(ends_with)).to(prefix.keys[0].device))
+    hidden = model.hidden(_pad([query + ends_with for query in queries], model), prefix, recorder)  # (B, T, C)
+    first = model.logits(_at(hidden, end)).log_softmax(-1).cpu()  # (B, V), the same for every answer
+    columns = []
+    for answer in answers:
+        log_probs = [first[:, answer[0]]]  # (B,)
+        if len(answer) > 1:
+            hidden = model.hidden(_pad([query + answer[:-1] for query in queries], model), prefix)  # (B, T, C)
+            for i, token in enumerate(answer[1:], start=1):
+                log_probs.append(model.logits(_at(hidden, end + i)).log_softmax(-1)[:, token].cpu())  # (B,)
+        columns.append(torch.stack(log_probs).mean(0))  # (B,)
+    internals = _internals(recorder, prefix.length, end + len(ends_with)) if record else None
+    return torch.stack(columns, dim=1), internals  # (B, classes)
+
+
+def _pad(sequences: list[list[int]], model: GPT) -> Tensor:
+    """Token ids padded on the right, (B, T) int64; causal attention keeps padding out of what comes before it."""
+    padded = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True)  # (B, T)
+    return padded.to(model.embed_tokens.weight.device)
+
+
+def _at(hidden: Tensor, index: Tensor) -> Tensor:
+    """hidden (B, T, C) at one index per row: (B, C)."""
+    return hidden[torch.arange(len(index)), index.to(hidden.device)]
+
+
+def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:
+    """What a recorder kept of one batch; own tokens stop at the recorded position, since padding follows it."""
+    scores = torch.stack(recorder.layers["scores"], dim=1).float()  # (B, L, H, P + T)
+    query = torch.stack(recorder.layers["query"], dim=1).float()  # (B, L, H, D)
+    return Internals(
+        output=torch.stack(recorder.layers["output"], dim=1).float().cpu(),  # (B, L, C)
+        scores=[row[:, :, P : P + int(stop) + 1].cpu() for row, stop in zip(scores, at, strict=True)],
+        prefix_scores=scores[..., :P].sum(2).cpu(),  # (B, L, P)
+        query=(query / query.shape[-1] ** 0.5).flatten(2).cpu(),  # (B, L, C)
+    )
+
+
+def _collect(batches: list[Batch], n: int) -> tuple[Tensor, Internals | None]:
+    """Batches put back into the order of the evaluation split."""
+    rows = torch.tensor([row for batch in batches for row in batch.rows])  # (n,)
+    back = torch.empty(n, dtype=torch.long).index_put_((rows,), torch.arange(n))  # (n,)
+    log_probs = torch.cat([batch.log_probs for batch in batches])[back].float()  # (n, classes)
+    if batches[0].internals is None:
+        return log_probs, None
+    kept = [batch.internals for batch in batches]
+    scores = [row for internals in kept for row in internals.scores]
+    return log_probs, Internals(
+        output=torch.cat([i.output for i in kept])[back],
+        scores=[scores[i] for i in back],
+        prefix_scores=torch.cat([i.prefix_scores for i in kept])[back],
+        query=torch.cat([i.query for i in kept])[back],
+    )

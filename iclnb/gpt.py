@@ -1,0 +1,337 @@
+"""The decoder-only Transformer: the GPT of the paper's checkpoints, GPT-2 and rotary GPTs, by configuration.
+
+Letters: B sequences, T tokens, P prefix tokens, C width, H heads, D = C / H head width, V vocabulary.
+Blocks are pre-LayerNorm: x + attention(norm(x)), then x + mlp(norm(x)).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from iclnb.attention import attention_scores, prefix_attention, widen
+
+POSITIONS = ("sinusoidal", "learned", "rotary")
+ACTIVATIONS = ("gelu", "gelu_tanh")
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape and variant of a GPT.
+
+    Args:
+        vocab_size: V, entries of the embedding table.
+        n_layer, n_head, n_embd: layers, heads H and width C; H divides C.
+        n_positions: longest sequence, prefix included.
+        d_ff: width of the hidden layer of each MLP; None is 4 C.
+        positions: "sinusoidal" (fairseq's table, offset 2), "learned" (GPT-2) or "rotary" (GPT-NeoX).
+        rotary_fraction, rotary_base: share of each head that rotates, and the base of its frequencies.
+        activation: "gelu" (exact) or "gelu_tanh" (GPT-2's approximation).
+        scale_embeddings: multiply token embeddings by sqrt(C), as fairseq does.
+        parallel_residual: x + attention(norm(x)) + mlp(norm(x)) in one step, as most GPT-NeoX models do.
+        tie_embeddings: use the embedding table as the output projection.
+        layer_norm_eps: added to the variance in LayerNorm.
+        bos_token_id, eos_token_id: ids of `<s>` and `</s>`.
+
+    Raises:
+        ValueError: H does not divide C, or an unknown variant.
+    """
+
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int = 2048
+    d_ff: int | None = None
+    positions: str = "sinusoidal"
+    rotary_fraction: float = 1.0
+    rotary_base: float = 10000.0
+    activation: str = "gelu"
+    scale_embeddings: bool = False
+    parallel_residual: bool = False
+    tie_embeddings: bool = True
+    layer_norm_eps: float = 1e-5
+    bos_token_id: int = 0
+    eos_token_id: int = 0
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd is {self.n_embd}, which n_head = {self.n_head} does not divide")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions is {self.positions!r}; known are {', '.join(POSITIONS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; known are {', '.join(ACTIVATIONS)}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width D of one head."""
+        return self.n_embd // self.n_head
+
+
+class Recorder:
+    """Collects internals of the attention layers during one call of the model.
+
+    Args:
+        names: which internals; each becomes a list with one tensor a layer in `layers[name]`:
+            "output": the attention block's output after its output projection, before the residual, (B, C);
+            "scores": scaled inner products of the query with every key, before mask and softmax, (B, H, P + T);
+            "query": the query vectors W_Q x before any rotation, (B, H, D);
+            "key", "value": all keys and values, (B, H, T, D).
+        at: (B,) int, the position of each sequence that output, scores and query are taken at; None takes every
+            position, which adds a T dimension before the last.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    NAMES = ("output", "scores", "query", "key", "value")
+
+    def __init__(self, *names: str, at: Tensor | None = None):
+        for name in names:
+            if name not in self.NAMES:
+                raise ValueError(f"cannot record {name!r}; known are {', '.join(self.NAMES)}")
+        self.at = at
+        self.layers: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def take(self, query: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, prefix_k: Tensor | None) -> None:
+        """Keep what was asked for of one layer.
+
+        Args:
+            query: W_Q x, (B, H, T, D).
+            q, k, v: what attention used, rotated where positions are rotary, (B, H, T, D).
+            output: the attention block's output, (B, T, C).
+            prefix_k: keys of the prefix, (1, H, P, D), or None.
+        """
+        if "output" in self.layers:
+            self._keep("output", self._select(output))  # (B, C)
+        if "query" in self.layers:
+            self._keep("query", self._select(query))  # (B, H, D)
+        if "scores" in self.layers:
+            q_at = self._select(q)  # (B, H, 1 or T, D)
+            scores = attention_scores(q_at, k)  # (B, H, 1 or T, T)
+            if prefix_k is not None:
+                scores = torch.cat([attention_scores(q_at, prefix_k), scores], dim=-1)  # (B, H, 1 or T, P + T)
+            self._keep("scores", scores)
+        if "key" in self.layers:
+            self.layers["key"].append(k)
+        if "value" in self.layers:
+            self.layers["value"].append(v)
+
+    def _select(self, x: Tensor) -> Tensor:
+        """x (B, ..., T, last) at the recorded position: (B, ..., 1, last), or all of x."""
+        if self.at is None:
+            return x
+        index = self.at.view(-1, *[1] * (x.dim() - 1)).expand(*x.shape[:-2], 1, x.shape[-1])
+        return x.gather(-2, index)
+
+    def _keep(self, name: str, x: Tensor) -> None:
+        self.layers[name].append(x.detach() if self.at is None else x.squeeze(-2).detach())
+
+
+@dataclass
+class Prefix:
+    """Keys and values of a token sequence that later sequences continue: one (1, H, P, D) pair a layer."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        """Number P of tokens in the prefix."""
+        return self.keys[0].shape[-2]
+
+
+def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
+    """fairseq's sinusoidal position vectors: sines in the first half of the width, cosines in the second.
+
+    Args:
+        positions: (T,) int, 0 for the first token; fairseq's offset of 2 is added here.
+        width: C, even.
+
+    Returns:
+        (T, C) float32.
+    """
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))  # (C / 2,)
+    angles = (positions + 2).float()[:, None] * rates  # (T, C / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (T, C)
+
+
+def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by which rotary positions turn the first `width` entries of each head.
+
+    Returns:
+        Two (T, width) float32 tensors.
+
+    Source: Su et al. 2021, in the half-split layout of GPT-NeoX.
+    """
+    rates = base ** (-torch.arange(0, width, 2, device=positions.device).float() / width)  # (width / 2,)
+    angles = (positions.float()[:, None] * rates).repeat(1, 2)  # (T, width)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first entries of each head of x (B, H, T, D) by the angles whose cos and sin are (T, width)."""
+    width = cos.shape[-1]
+    turned, kept = x[..., :width], x[..., width:]
+    first, second = turned.chunk(2, dim=-1)  # (B, H, T, width / 2) each
+    quarter = torch.cat([-second, first], dim=-1)  # (B, H, T, width): turned by a right angle
+    return torch.cat([(turned * cos + quarter * sin).to(x.dtype), kept], dim=-1)  # (B, H, T, D)
+
+
+class SelfAttention(nn.Module):
+    """Causal multi-head self-attention: W_Q, W_K, W_V, softmax attention, output projection."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        self.q_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.k_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.v_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.out_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
+        recorder: Recorder | None = None,
+    ) -> Tensor:
+        """Attend within x (B, T, C), after `prefix`, a pair of keys and values (1, H, P, D); returns (B, T, C)."""
+        query, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, T, D) each
+        q = query
+        if rotary is not None:
+            q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D)
+        if prefix is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
+        else:
+            y, _ = prefix_attention(q, k, v, *prefix)  # (B, H, T, D)
+        output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        if recorder is not None:
+            recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
+        return output
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, C) as (B, H, T, D)."""
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        d_ff = config.d_ff or 4 * config.n_embd
+        self.up_proj = nn.Linear(config.n_embd, d_ff)
+        self.down_proj = nn.Linear(d_ff, config.n_embd)
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        return self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.parallel_residual = config.parallel_residual
+        self.attn_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.attn = SelfAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotary=None, prefix=None, recorder=None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        attended = x + self.attn(self.attn_norm(x), rotary, prefix, recorder)  # (B, T, C)
+        return attended + self.mlp(self.mlp_norm(x if self.parallel_residual else attended))  # (B, T, C)
+
+
+class GPT(nn.Module):
+    """Token embeddings, positions, a stack of blocks, a last LayerNorm and the output projection."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.n_positions, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.final_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> "GPT":
+        """Draw all weights afresh: normal with deviation 0.02, projections into the residual stream smaller.
+
+        Source: Radford et al. 2019, section 2.3 (1 / sqrt(number of residual layers)).
+        """
+        generator = torch.Generator(device=self.embed_tokens.weight.device).manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                into_residual = name.endswith(("out_proj.weight", "down_proj.weight"))
+                std = 0.02 / math.sqrt(2 * self.config.n_layer) if into_residual else 0.02
+                parameter.normal_(0.0, std, generator=generator)
+        return self
+
+    def forward(self, ids: Tensor, prefix: Prefix | None = None, recorder: Recorder | None = None) -> Tensor:
+        """Next-token logits, (B, T, V) float32, of token ids (B, T) that continue `prefix`."""
+        return self.logits(self.hidden(ids, prefix, recorder))  # (B, T, V)
+
+    def hidden(self, ids: Tensor, prefix: Prefix | None = None, recorder: Recorder | None = None) -> Tensor:
+        """Output of the last LayerNorm.
+
+        Args:
+            ids: (B, T) token ids; shorter sequences are padded on the right with any id.
+            prefix: keys and values of tokens that come before every sequence.
+            recorder: what to keep of the attention layers.
+
+        Returns:
+            (B, T, C) in the model's dtype.
+
+        Raises:
+            ValueError: prefix and sequence together are longer than the model has positions.
+        """
+        P, T = (prefix.length if prefix is not None else 0), ids.shape[1]
+        if P + T > self.config.n_positions:
+            raise ValueError(
+                f"a sequence of {P + T} tokens does not fit the model's {self.config.n_positions} positions"
+            )
+        positions = torch.arange(P, P + T, device=ids.device)  # (T,)
+        x, rotary = self._embed(ids, positions)  # (B, T, C)
+        for layer, block in enumerate(self.blocks):
+            before = (prefix.keys[layer], prefix.values[layer]) if prefix is not None else None
+            x = block(x, rotary, before, recorder)  # (B, T, C)
+        return self.final_norm(x)  # (B, T, C)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits, (..., V) float32 or wider, of hidden states (..., C)."""
+        return widen(self.lm_head(hidden))
+
+    @torch.no_grad()
+    def encode_prefix(self, ids: Tensor) -> Prefix:
+        """Keys and values of one token sequence (1, P), to be continued by many."""
+        recorder = Recorder("key", "value")
+        self.hidden(ids, recorder=recorder)
+        return Prefix(recorder.layers["key"], recorder.layers["value"])
+
+    def _embed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Embedded tokens (B, T, C), and cosines and sines where positions are rotary."""
+        config, x = self.config, self.embed_tokens(ids)  # (B, T, C)
+        if config.scale_embeddings:
+            x = x * math.sqrt(config.n_embd)
+        if config.positions == "rotary":
+            return x, rotary_angles(positions, int(config.head_dim * config.rotary_fraction), config.rotary_base)
+        if config.positions == "learned":
+            return x + self.embed_positions(positions), None
+        return x + sinusoidal_positions(positions, config.n_embd).to(x.dtype), None

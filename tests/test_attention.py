@@ -1,0 +1,90 @@
+"""Attention: every form against torch's own kernels, loops or concatenation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from iclnb.attention import ema, linear_attention, momentum_attention, prefix_attention, softmax_attention
+
+
+def qkv(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_softmax_attention_equals_torch(causal):
+    q, k, v = qkv(2, 3, 7, 5)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(softmax_attention(q, k, v, causal), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_linear_attention_equals_the_sum_over_keys(causal):
+    q, k, v = qkv(6, 4)
+    expected = torch.zeros(6, 4, dtype=torch.float64)
+    for t in range(6):
+        for j in range(t + 1 if causal else 6):
+            expected[t] += (q[t] @ k[j]) * v[j]
+    torch.testing.assert_close(linear_attention(q, k, v, causal), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("B, H, T, P, D", [(1, 1, 1, 1, 2), (3, 2, 5, 7, 4), (4, 3, 2, 40, 8)])
+def test_prefix_attention_equals_attention_over_the_concatenation(B, H, T, P, D):
+    q, k, v = qkv(B, H, T, D)
+    _, pk, pv = qkv(1, H, P, D, seed=1)
+    out, lam = prefix_attention(q, k, v, pk, pv)
+    all_k, all_v = (torch.cat([a.expand(B, -1, -1, -1), b], dim=2) for a, b in ((pk, k), (pv, v)))
+    sees = torch.cat([torch.ones(T, P, dtype=torch.bool), torch.ones(T, T, dtype=torch.bool).tril()], dim=1)
+    expected = F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=sees)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    weights = (q @ all_k.transpose(-2, -1) / D**0.5).masked_fill(~sees, -torch.inf).softmax(-1)
+    torch.testing.assert_close(lam, weights[..., :P].sum(-1), rtol=0, atol=1e-10)
+
+
+def test_prefix_attention_has_the_gradients_of_the_concatenation():
+    inputs = [x.requires_grad_() for x in (*qkv(2, 2, 3, 4), *qkv(1, 2, 5, 4, seed=1)[1:])]
+    assert torch.autograd.gradcheck(lambda *x: prefix_attention(*x)[0], inputs)
+
+
+def test_prefix_attention_survives_scores_that_overflow_exp():
+    q, k, v = (100 * x for x in qkv(2, 2, 3, 4))
+    out, lam = prefix_attention(q, k, v, 50 * k[:1], v[:1])
+    assert out.isfinite().all() and lam.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_prefix_attention_in_lower_precision(dtype, tolerance):
+    q, k, v = qkv(2, 2, 6, 8)
+    _, pk, pv = qkv(1, 2, 9, 8, seed=1)
+    expected, _ = prefix_attention(*(x.to(dtype).double() for x in (q, k, v, pk, pv)))
+    out, lam = prefix_attention(*(x.to(dtype) for x in (q, k, v, pk, pv)))
+    assert out.dtype == dtype and lam.dtype == torch.float32
+    assert (out.double() - expected).norm() / expected.norm() < tolerance
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.9999])
+def test_both_forms_of_ema_equal_the_sum_that_defines_it(eta):
+    v = qkv(2, 9, 3)[2]
+    expected = torch.zeros_like(v)
+    for t in range(9):
+        for i in range(t):
+            expected[:, t] += eta ** (t - i) * v[:, i]
+    for method in ("loop", "toeplitz"):
+        torch.testing.assert_close(ema(v, eta, method=method), expected, rtol=0, atol=1e-10)
+
+
+def test_momentum_attention_without_momentum_is_softmax_attention():
+    q, k, v = qkv(2, 2, 5, 4)
+    torch.testing.assert_close(momentum_attention(q, k, v, 0.0), softmax_attention(q, k, v), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.0, float("nan")])
+def test_ema_refuses_momentum_outside_its_range(eta):
+    with pytest.raises(ValueError, match=r"eta is .*\[0, 1\)"):
+        ema(torch.zeros(3, 2), eta)
+
+
+def test_ema_refuses_an_unknown_method():
+    with pytest.raises(ValueError, match="'chunks'"):
+        ema(torch.zeros(3, 2), 0.5, method="chunks")

@@ -1,0 +1,220 @@
+"""Loading and saving: the Hub's layouts, dtypes, memory, and every way in which a checkpoint can be bad."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from toys import hf_model, save_checkpoint
+from transformers import AutoModelForCausalLM
+
+import iclnb
+from iclnb.checkpoints import CheckpointError, load, save
+from iclnb.gpt import GPT, GPTConfig
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    save_checkpoint(tmp_path)
+    return tmp_path
+
+
+def test_a_fairseq_folder_gives_model_and_tokenizer(checkpoint):
+    model, tokenizer = load(checkpoint)
+    text = "Sentence: a warm film — déjà vu Label:"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.decode(ids) == text
+    assert max(ids) < model.config.vocab_size
+    assert not model.training and next(model.parameters()).dtype == torch.float32
+
+
+def test_fairseq_vocabularies_have_their_own_special_ids(tmp_path):
+    hf_model("xglm", layers=1, width=8, heads=2, vocab=50261, bos_token_id=0, eos_token_id=2).save_pretrained(tmp_path)
+    config = iclnb.checkpoints.load_model(tmp_path, torch.device("cpu"), torch.float32).config
+    assert (config.bos_token_id, config.eos_token_id) == (50257, 50259)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_half_precision_files_are_read_into_any_dtype(dtype, tmp_path):
+    hf = save_checkpoint(tmp_path)
+    hf.half().save_pretrained(tmp_path)
+    model, _ = load(tmp_path, dtype=dtype)
+    target = getattr(torch, dtype)
+    assert {p.dtype for p in model.parameters()} == {target}
+    assert torch.equal(model.embed_tokens.weight, hf.model.embed_tokens.weight.to(target))
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_what_is_saved_transformers_loads(positions, tmp_path):
+    config = GPTConfig(vocab_size=60, n_layer=2, n_head=4, n_embd=32, positions=positions, eos_token_id=1)
+    model = GPT(config).initialise(3)
+    save(model, None, tmp_path)
+    ids = torch.randint(0, 60, (2, 30))
+    with torch.no_grad():
+        hf = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(hf(ids).logits, model(ids), rtol=1e-5, atol=1e-5)
+    again = iclnb.checkpoints.load_model(tmp_path, torch.device("cpu"), torch.float32)
+    assert again.config == GPTConfig(**{**config.__dict__, "d_ff": 128 if positions != "learned" else None})
+    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_files_of_gpt2_without_the_prefix_are_read_too(tmp_path):
+    hf = save_checkpoint(tmp_path, "gpt2")
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 256, 256)  # the mask that old files carry
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids = torch.randint(0, 300, (1, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)[0](ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_interrupted_save_leaves_the_earlier_checkpoint(checkpoint, monkeypatch):
+    before = (checkpoint / "model.safetensors").read_bytes()
+    model, tokenizer = load(checkpoint)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(iclnb.checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(model, tokenizer, checkpoint)
+    assert (checkpoint / "model.safetensors").read_bytes() == before
+    assert not [path for path in checkpoint.iterdir() if path.is_dir()]
+
+
+def edit_config(folder, **entries):
+    config = json.loads((folder / "config.json").read_text()) | entries
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def truncate(folder, name="model.safetensors", keep=0.5):
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: int(keep * len(data))])
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.fc1.bias"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def add_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"model.layers.0.extra.weight": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def lose_shard(folder):
+    hf_model("xglm").save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    next(folder.glob("model-00002-*")).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+        (lambda f: truncate(f, "config.json"), "config.json is not JSON"),
+        (lambda f: edit_config(f, model_type="bert"), "model_type 'bert'; supported are xglm, gpt2, gpt_neox"),
+        (lambda f: edit_config(f, num_layers=None), "lacks the entry 'num_layers'"),
+        (lambda f: edit_config(f, activation_function="swish"), "activation_function is 'swish'"),
+        (lambda f: edit_config(f, ffn_dim=64), "gives .* where config.json says"),
+        (truncate, "corrupt or truncated"),
+        (lambda f: truncate(f, keep=0), "corrupt or truncated"),
+        (drop_tensor, "lacks the tensor model.layers.1.fc1.bias"),
+        (add_tensor, "holds the tensor model.layers.0.extra.weight"),
+        (pickle_only, "holds no model.safetensors"),
+        (lose_shard, "lacks the shard model-00002"),
+        (lambda f: [(f / name).unlink() for name in ("vocab.json", "merges.txt")], "no tokenizer"),
+    ],
+)
+def test_bad_checkpoints_are_refused_in_one_sentence(damage, message, checkpoint):
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["pocket-gtp", "./nowhere", "a/b/c"])
+def test_unknown_models_are_refused(name):
+    with pytest.raises(CheckpointError, match="known are pocket-gpt, fairseq-dense-125M"):
+        load(name)
+
+
+def test_without_a_network_the_error_says_what_to_fetch():
+    with pytest.raises(CheckpointError, match="config.json, .*safetensors.* of KoboldAI/fairseq-dense-125M"):
+        load("fairseq-dense-125M")
+
+
+@pytest.mark.parametrize(
+    "option, message", [({"dtype": "int8"}, "dtype is 'int8'"), ({"device": "gpu"}, "device is 'gpu'")]
+)
+def test_unknown_devices_and_dtypes_are_refused(option, message, checkpoint):
+    with pytest.raises(ValueError, match=message):
+        load(checkpoint, **option)
+
+
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """As much of the Hub as one repository, someone/tiny, needs."""
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = None
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        names = [path.name for path in self.folder.iterdir()] + ["pytorch_model.bin"]
+        if self.path.startswith("/api/models/someone/tiny/tree/"):
+            data = json.dumps([{"type": "file", "path": name, "size": 1, "oid": name} for name in names]).encode()
+        elif self.path.startswith("/api/models/someone/tiny"):
+            siblings = [{"rfilename": name} for name in names]
+            data = json.dumps({"id": "someone/tiny", "sha": self.commit, "siblings": siblings}).encode()
+        else:
+            file = self.folder / self.path.split("?")[0].rpartition("/")[2]
+            if not self.path.startswith("/someone/tiny/resolve/") or not file.is_file():
+                return self.send_error(404)
+            data = file.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{abs(hash(data)):x}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_hub_id_is_fetched_and_loaded(checkpoint, tmp_path_factory):
+    Hub.folder = checkpoint
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = tmp_path_factory.mktemp("home")
+    code = "import iclnb; m, t = iclnb.load('someone/tiny'); print(m.config.n_layer, t.decode(t.encode('warm film')))"
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        )
+    finally:
+        server.shutdown()
+    assert done.stdout.strip().splitlines()[-1:] == ["2 warm film"], done.stderr
+    assert not list(home.rglob("*.bin")), "a pickled file was fetched"

@@ -1,0 +1,124 @@
+"""The GPT against transformers' models, and against itself with a prefix."""
+
+import pytest
+import torch
+from toys import hf_model, save_checkpoint
+
+from iclnb.checkpoints import load_model
+from iclnb.gpt import GPT, GPTConfig, Recorder
+
+CPU = torch.device("cpu")
+SHAPES = [dict(layers=1, width=32, heads=2), dict(layers=3, width=48, heads=6), dict(layers=2, width=96, heads=4)]
+KINDS = {
+    "xglm": {},
+    "xglm-unscaled": {"scale_embedding": False},
+    "gpt2": {},
+    "gpt2-exact-gelu": {"activation_function": "gelu"},
+    "neox": {"use_parallel_residual": False, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    "neox-pythia": {"use_parallel_residual": True, "rotary_pct": 0.25, "tie_word_embeddings": False},
+}
+
+
+def ours(hf, folder, **save):
+    hf.save_pretrained(folder, **save)
+    return load_model(folder, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_transformers(kind, shape, tmp_path):
+    hf = hf_model(kind.split("-")[0], **shape, **KINDS[kind])
+    ids = torch.randint(0, 300, (3, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(hf, tmp_path)(ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["xglm", "gpt2"])
+def test_logits_equal_transformers_at_the_125M_shape_from_shards(kind, tmp_path):
+    hf = hf_model(kind, layers=12, width=768, heads=12, vocab=50261, positions=2048)
+    model = ours(hf, tmp_path, max_shard_size="150MB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    ids = torch.randint(0, 50261, (1, 24))
+    with torch.no_grad():
+        expected = hf(ids).logits
+        assert (model(ids) - expected).abs().max() / expected.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_a_prefix_changes_nothing_but_the_work(positions):
+    config = GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, positions=positions)
+    model = GPT(config).initialise(0).double()
+    prefix, ids = torch.randint(0, 50, (1, 11)), torch.randint(0, 50, (4, 6))
+    whole = model(torch.cat([prefix.expand(4, -1), ids], dim=1))[:, 11:]
+    # rotary angles and position tables are float32, whatever the model's dtype
+    torch.testing.assert_close(model(ids, model.encode_prefix(prefix)), whole, rtol=0, atol=1e-10)
+
+
+def test_padding_on_the_right_changes_nothing_before_it():
+    model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16)).initialise(0)
+    ids = torch.randint(0, 50, (2, 6))
+    torch.testing.assert_close(model(torch.cat([ids, torch.zeros(2, 5, dtype=torch.long)], 1))[:, :6], model(ids))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    config = GPTConfig(vocab_size=50, n_layer=1, n_head=2, n_embd=16)
+    one, same, other = (GPT(config).initialise(seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_recorded_output_and_query_are_what_transformers_modules_give(tmp_path):
+    hf = save_checkpoint(tmp_path, layers=2)
+    model = load_model(tmp_path, CPU, torch.float32)
+    seen = {"output": [], "query": []}
+    for layer in hf.model.layers:
+        layer.self_attn.out_proj.register_forward_hook(lambda m, i, o: seen["output"].append(o))
+        layer.self_attn.q_proj.register_forward_hook(lambda m, i, o: seen["query"].append(o))
+    ids, at = torch.randint(0, 300, (3, 9)), torch.tensor([8, 3, 5])
+    recorder = Recorder("output", "query", at=at)
+    with torch.no_grad():
+        hf(ids), model(ids, recorder=recorder)
+    for name, kept in recorder.layers.items():
+        for layer in range(2):
+            expected = seen[name][layer][torch.arange(3), at]  # (B, C)
+            torch.testing.assert_close(kept[layer].reshape(3, -1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(tmp_path):
+    hf = save_checkpoint(tmp_path)
+    hf.set_attn_implementation("eager")
+    model = load_model(tmp_path, CPU, torch.float32)
+    prefix, ids, at = torch.randint(0, 300, (1, 5)), torch.randint(0, 300, (2, 4)), torch.tensor([3, 1])
+    recorder = Recorder("scores", at=at)
+    with torch.no_grad():
+        weights = hf(torch.cat([prefix.expand(2, -1), ids], 1), output_attentions=True).attentions
+        model(ids, model.encode_prefix(prefix), recorder)
+    for layer, scores in enumerate(recorder.layers["scores"]):  # (B, H, P + T)
+        for row, stop in enumerate(at + 6):
+            expected = weights[layer][row, :, stop - 1, :stop]  # (H, seen tokens)
+            torch.testing.assert_close(scores[row, :, :stop].softmax(-1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"n_head": 3}, "n_embd is 16.*n_head = 3"),
+        ({"positions": "alibi"}, "positions is 'alibi'.*sinusoidal, learned, rotary"),
+        ({"activation": "relu"}, "activation is 'relu'.*gelu"),
+    ],
+)
+def test_impossible_configurations_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(**({"vocab_size": 9, "n_layer": 1, "n_head": 2, "n_embd": 16} | wrong))
+
+
+def test_a_sequence_beyond_the_positions_is_refused():
+    model = GPT(GPTConfig(vocab_size=50, n_layer=1, n_head=2, n_embd=16, n_positions=8)).initialise(0)
+    prefix = model.encode_prefix(torch.zeros(1, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match="9 tokens does not fit the model's 8 positions"):
+        model(torch.zeros(1, 4, dtype=torch.long), prefix)
+
+
+def test_an_unknown_internal_is_refused():
+    with pytest.raises(ValueError, match="'weights'.*output, scores"):
+        Recorder("weights")
