@@ -63,6 +63,7 @@ $(BIN)/python:
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "Creating $(VENV) with $$($$python --version) ..."; \
 			$$python -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
 			echo "$$python could not create $(VENV); on Debian and Ubuntu the package python3-venv is needed." >&2; exit 1; \
 		fi; \
 	done; \

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 import iclnb
-from iclnb.checkpoints import load
+from iclnb.checkpoints import chosen_model, load
 from iclnb.evaluate import POSITIONS
 from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
 from iclnb.finetune import DivergedError
@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     sub = commands.add_parser("table", help="ZSL, FT and ICL accuracy, and how alike FT and ICL are, per task")
     sub.set_defaults(command=table)
-    sub.add_argument("--model", default="pocket-gpt", help="name, folder or Hub id (default: pocket-gpt)")
+    sub.add_argument(
+        "--model", default=chosen_model(), help="name, folder or Hub id (default: ICLNB_MODEL or pocket-gpt)"
+    )
     sub.add_argument("--task", default="all", help=f"one or more of {', '.join(TASKS)}, with commas; or all (default)")
     sub.add_argument("--source", default="auto", help="sample, hub or a folder of <task>/<split>.jsonl (default: auto)")
     sub.add_argument("--limit", type=int, help="evaluation examples a task (default: all, at most 2,000)")

@@ -27,12 +27,15 @@ class CheckpointError(ValueError):
     """A checkpoint that is unknown, unsupported, incomplete or corrupt."""
 
 
-def load(name: str | Path, device: str = "auto", dtype: str = "auto", revision: str = "main") -> tuple[GPT, Any]:
+def load(
+    name: str | Path = "auto", device: str = "auto", dtype: str = "auto", revision: str = "main"
+) -> tuple[GPT, Any]:
     """Load a GPT and its tokenizer.
 
     Args:
         name: "pocket-gpt", a short name ("fairseq-dense-1.3B", "gpt2", ...), a local folder in the Hub's layout, or a
-            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX).
+            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX); "auto" is what the environment
+            variable ICLNB_MODEL says, else "pocket-gpt".
         device: "auto" (the GPU if there is one), or a torch device.
         dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none), or "float32", "float64",
             "float16", "bfloat16"; files of any float dtype are converted tensor by tensor.
@@ -45,10 +48,14 @@ def load(name: str | Path, device: str = "auto", dtype: str = "auto", revision: 
         CheckpointError: the checkpoint cannot be had, or cannot be used.
         ValueError: an unknown device or dtype.
     """
-    device, dtype = resolve_device(device), resolve_dtype(dtype, resolve_device(device))
-    folder = find_folder(name, revision)
-    model = load_model(folder, device, dtype)
-    return model, load_tokenizer(folder)
+    place = resolve_device(device)
+    folder = find_folder(chosen_model() if name == "auto" else name, revision)
+    return load_model(folder, place, resolve_dtype(dtype, place)), load_tokenizer(folder)
+
+
+def chosen_model() -> str:
+    """The model that the environment variable ICLNB_MODEL names; "pocket-gpt" where it is not set."""
+    return os.environ.get("ICLNB_MODEL") or "pocket-gpt"
 
 
 def resolve_device(device: str) -> torch.device:

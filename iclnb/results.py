@@ -34,7 +34,8 @@ class Results:
             if stored["config"] == json.loads(json.dumps(config)):
                 return stored["record"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            warnings.warn(f"{file} is damaged; its result is computed again", stacklevel=2)
+            pass  # said below, as for a file whose name and configuration disagree
+        warnings.warn(f"{file} is damaged; its result is computed again", stacklevel=2)
         return None
 
     def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:

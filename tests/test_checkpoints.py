@@ -68,7 +68,7 @@ def test_files_of_gpt2_without_the_prefix_are_read_too(tmp_path):
     tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 256, 256)  # the mask that old files carry
     save_file(tensors, tmp_path / "model.safetensors")
-    ids = torch.randint(0, 300, (1, 20))
+    ids = torch.randint(0, 400, (1, 20))
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path)[0](ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
 
@@ -140,6 +140,11 @@ def test_bad_checkpoints_are_refused_in_one_sentence(damage, message, checkpoint
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         load(checkpoint)
+
+
+def test_auto_is_the_environments_model(checkpoint, monkeypatch):
+    monkeypatch.setenv("ICLNB_MODEL", str(checkpoint))
+    assert load()[0].config.vocab_size == 400
 
 
 @pytest.mark.parametrize("name", ["pocket-gtp", "./nowhere", "a/b/c"])

@@ -28,7 +28,7 @@ def ours(hf, folder, **save):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_equal_transformers(kind, shape, tmp_path):
     hf = hf_model(kind.split("-")[0], **shape, **KINDS[kind])
-    ids = torch.randint(0, 300, (3, 40))
+    ids = torch.randint(0, 400, (3, 40))
     with torch.no_grad():
         torch.testing.assert_close(ours(hf, tmp_path)(ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_recorded_output_and_query_are_what_transformers_modules_give(tmp_path):
     for layer in hf.model.layers:
         layer.self_attn.out_proj.register_forward_hook(lambda m, i, o: seen["output"].append(o))
         layer.self_attn.q_proj.register_forward_hook(lambda m, i, o: seen["query"].append(o))
-    ids, at = torch.randint(0, 300, (3, 9)), torch.tensor([8, 3, 5])
+    ids, at = torch.randint(0, 400, (3, 9)), torch.tensor([8, 3, 5])
     recorder = Recorder("output", "query", at=at)
     with torch.no_grad():
         hf(ids), model(ids, recorder=recorder)
@@ -88,7 +88,7 @@ def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(tmp_pa
     hf = save_checkpoint(tmp_path)
     hf.set_attn_implementation("eager")
     model = load_model(tmp_path, CPU, torch.float32)
-    prefix, ids, at = torch.randint(0, 300, (1, 5)), torch.randint(0, 300, (2, 4)), torch.tensor([3, 1])
+    prefix, ids, at = torch.randint(0, 400, (1, 5)), torch.randint(0, 400, (2, 4)), torch.tensor([3, 1])
     recorder = Recorder("scores", at=at)
     with torch.no_grad():
         weights = hf(torch.cat([prefix.expand(2, -1), ids], 1), output_attentions=True).attentions

@@ -16,7 +16,7 @@ TEXT = [
 ]
 
 
-def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=300, positions=256, seed=0, **extra):
+def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=400, positions=256, seed=0, **extra):
     """A random model of transformers, in eval mode and float32."""
     torch.manual_seed(seed)
     if kind == "xglm":
@@ -53,7 +53,7 @@ def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=300, positions=256
     return model.eval()
 
 
-def save_fairseq_tokenizer(folder: Path, vocab: int = 300) -> None:
+def save_fairseq_tokenizer(folder: Path, vocab: int = 400) -> None:
     """A byte-level BPE in GPT-2's own files (vocab.json, merges.txt), as the fairseq checkpoints have it."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(TEXT * 3, vocab_size=vocab - 4, min_frequency=1, show_progress=False)
@@ -65,7 +65,7 @@ def save_checkpoint(folder: Path, kind: str = "xglm", **shape):
     """A random checkpoint with tokenizer, saved by transformers in the Hub's layout; returns transformers' model."""
     model = hf_model(kind, **shape)
     model.save_pretrained(folder)
-    save_fairseq_tokenizer(folder, shape.get("vocab", 300))
+    save_fairseq_tokenizer(folder, shape.get("vocab", 400))
     return model
 
 

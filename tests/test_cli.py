@@ -1,0 +1,162 @@
+"""The command line, as a user meets it: the table, what is stored, what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from toys import save_checkpoint
+
+import iclnb.__main__ as cli
+from iclnb.tasks import SPECS
+
+ACCURACIES = {"zsl", "ft", "icl"}
+MEASURES = {
+    "rec2ftp",
+    "sim_aou",
+    "sim_aou_random",
+    "sim_aou_random_zero_mean",
+    "sim_am",
+    "sim_am_zsl",
+    "sim_am_update",
+    "kendall",
+    "kendall_random",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, positions=512)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("sst2", "cb"):
+        spec = SPECS[name]
+        (folder / name).mkdir()
+        for split, n in (("train", 30), (spec.evaluation_split, 8)):
+            rows = [
+                {field: f"a {'warm' if i % 2 else 'cold'} film {split} {i}" for field in spec.fields}
+                | {"label": i % len(spec.answers)}
+                for i in range(n)
+            ]
+            (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def run(model, data, tmp_path, capsys):
+    def call(*more):
+        arguments = ["table", "--model", str(model), "--source", str(data), "--task", "sst2,cb", "--k", "4"]
+        status = cli.main([*arguments, "--out", str(tmp_path / "out"), *more])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_the_table_shows_every_task_accuracy_and_measure(run):
+    status, out, err = run("--lr", "0.01")
+    assert status == 0
+    lines = out.splitlines()
+    for label in (
+        "ZSL",
+        "FT",
+        "ICL",
+        "Rec2FTP",
+        "SimAOU",
+        "zero-mean",
+        "SimAM",
+        "before FT",
+        "Kendall",
+        "random order",
+    ):
+        assert label in out
+    for name in ("sst2", "cb", "mean"):
+        assert sum(line.split()[:1] == [name] for line in lines) == 2
+    assert "[1/2] sst2: zero-shot" in err and "[2/2] cb: comparing" in err
+
+
+def test_json_holds_intervals_controls_and_layers(run):
+    status, out, _ = run("--json", "--quiet")
+    assert status == 0
+    for record in json.loads(out).values():
+        assert record["n"] == 8 and record["k_used"] == 4
+        assert set(record["accuracy"]) == ACCURACIES and set(record["measures"]) == MEASURES
+        for entry in record["accuracy"].values():
+            assert 0 <= entry["low"] <= entry["mean"] <= entry["high"] <= 100
+        for name in MEASURES - {"rec2ftp"}:
+            entry = record["measures"][name]
+            assert entry["low"] <= entry["mean"] <= entry["high"] and len(entry["layers"]) == 2
+        assert len(record["grid"]) > 2 and record["lr"] in [row["lr"] for row in record["grid"]]
+
+
+def test_stored_tasks_are_not_computed_again(run, monkeypatch, tmp_path):
+    first = run("--lr", "0.01", "--json", "--quiet")
+    monkeypatch.setattr(cli, "run_task", lambda *a, **k: pytest.fail("computed again"))
+    assert run("--lr", "0.01", "--json", "--quiet")[1] == first[1]
+
+
+def test_a_stopped_run_keeps_what_it_finished_and_goes_on_there(run, monkeypatch):
+    whole, done = cli.run_task, []
+
+    def stop_at_second(model, tokenizer, task, **options):
+        if done:
+            raise KeyboardInterrupt
+        done.append(task.name)
+        return whole(model, tokenizer, task, **options)
+
+    monkeypatch.setattr(cli, "run_task", stop_at_second)
+    status, out, err = run("--lr", "0.01")
+    assert status == 130 and out == "" and "finished tasks are kept" in err
+    monkeypatch.setattr(cli, "run_task", lambda m, t, task, **o: done.append(task.name) or whole(m, t, task, **o))
+    assert run("--lr", "0.01")[0] == 0
+    assert done == ["sst2", "cb"]
+
+
+@pytest.mark.parametrize("change", [("--seed", "2"), ("--limit", "5"), ("--position", "answer"), ("--lr", "0.02")])
+def test_another_configuration_is_computed_anew(change, run):
+    first = run("--lr", "0.01", "--task", "sst2", "--json", "--quiet")
+    other = run("--lr", "0.01", "--task", "sst2", "--json", "--quiet", *change)
+    assert other[0] == 0 and other[1] != first[1]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (("--model", "pocket-gtp"), "model is 'pocket-gtp'"),
+        (("--task", "sst2,rte"), "task is 'rte'"),
+        (("--source", "nowhere"), "source is 'nowhere'"),
+        (("--task", "all"), "has no sst5/train.jsonl"),
+        (("--k", "31"), "k is 31; task sst2 has 30 training examples"),
+        (("--k", "0"), "k is 0; comparing"),
+        (("--k", "30"), "leaves none of the 30 training examples"),
+        (("--limit", "0"), "limit is 0"),
+        (("--lr", "-1"), "lr is -1.0"),
+        (("--device", "tpu9"), "device is 'tpu9'"),
+        (("--dtype", "int4"), "dtype is 'int4'"),
+    ],
+)
+def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, run, tmp_path):
+    status, out, err = run(*wrong)
+    assert status == 2 and out == ""
+    assert message in err and err.strip().splitlines()[-1].startswith("iclnb: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_is_no_number_is_refused_by_the_parser(run):
+    with pytest.raises(SystemExit) as stop:
+        run("--lr", "big")
+    assert stop.value.code == 2
+
+
+def test_divergence_is_said_and_is_no_traceback(run):
+    status, _, err = run("--lr", "1e30", "--quiet")
+    assert status == 1 and "diverged" in err and "Traceback" not in err
+
+
+def test_the_module_runs_from_the_shell():
+    done = subprocess.run([sys.executable, "-m", "iclnb", "--version"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == cli.iclnb.__version__

@@ -1,0 +1,142 @@
+"""Prediction: the same numbers as transformers on the whole prompt, one query and one answer at a time."""
+
+import pytest
+import torch
+from toys import save_checkpoint, toy_task
+
+from iclnb import few_shot, load, zero_shot
+from iclnb.prompts import build_prompt
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    hf = save_checkpoint(folder, positions=512)
+    return hf, *load(folder)
+
+
+def plain_log_probs(hf, model, tokenizer, task, k, seed):
+    """The definition: mean log-probability of each answer's tokens after `<s> demonstrations query`, (n, classes)."""
+    context = [model.config.bos_token_id]
+    for example in task.demonstrations(k, seed):
+        context += [*tokenizer.encode(f"{example.text} {task.answers[example.label]}"), model.config.eos_token_id]
+    rows = []
+    for example in task.evaluation:
+        row = []
+        for answer in task.answers:
+            query, tokens = tokenizer.encode(example.text), tokenizer.encode(f" {answer}")
+            with torch.no_grad():
+                logits = hf(torch.tensor([context + query + tokens])).logits[0]
+            log_probs = logits.log_softmax(-1)[len(context) + len(query) - 1 : -1]
+            row.append(log_probs[range(len(tokens)), tokens].mean())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name, k", [("sst2", 0), ("sst2", 5), ("sst5", 4), ("cb", 3)])
+def test_log_probabilities_equal_a_plain_loop(name, k, setting):
+    hf, model, tokenizer = setting
+    task = toy_task(name=name)
+    run = few_shot(model, tokenizer, task, k=k, seed=3)
+    expected = plain_log_probs(hf, model, tokenizer, task, k, seed=3)
+    torch.testing.assert_close(run.log_probs, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(run.predicted, expected.argmax(-1))
+    assert run.labels.tolist() == [example.label for example in task.evaluation]
+    assert run.accuracy == pytest.approx((expected.argmax(-1) == run.labels).float().mean().item())
+
+
+def test_answers_of_one_token_and_of_several_are_both_covered(setting):
+    tokenizer = setting[2]
+    lengths = {len(tokenizer.encode(f" {a}")) for name in ("sst2", "sst5", "cb") for a in toy_task(name=name).answers}
+    assert 1 in lengths and max(lengths) > 2
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_the_batch_size_changes_nothing(record, setting):
+    _, model, tokenizer = setting
+    task = toy_task(evaluation=11)
+    one, many = (few_shot(model, tokenizer, task, 4, 1, batch_size=size, record=record) for size in (1, 8))
+    torch.testing.assert_close(one.log_probs, many.log_probs, rtol=1e-5, atol=1e-5)
+    if record:
+        for name in ("output", "prefix_scores", "query"):
+            torch.testing.assert_close(
+                getattr(one.internals, name), getattr(many.internals, name), rtol=1e-4, atol=1e-5
+            )
+        for a, b in zip(one.internals.scores, many.internals.scores, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_recording_changes_no_prediction(setting):
+    _, model, tokenizer = setting
+    runs = [few_shot(model, tokenizer, toy_task(), 4, 1, **o) for o in ({}, {"record": True})]
+    runs.append(few_shot(model, tokenizer, toy_task(), 4, 1, record=True, position="answer"))
+    for run in runs[1:]:
+        torch.testing.assert_close(run.log_probs, runs[0].log_probs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", ["query", "answer"])
+def test_internals_are_those_of_the_whole_sequence(position, setting):
+    """Each internal against transformers' own modules on `<s> demonstrations query (answer)`, fed as one sequence."""
+    hf, model, tokenizer = setting
+    task = toy_task(evaluation=3)
+    run = few_shot(model, tokenizer, task, 3, 2, record=True, position=position)
+    hf.set_attn_implementation("eager")
+    P, H, D = len(run.prompt.prefix), 4, 8
+    ends_with = tokenizer.encode(f" {task.answers[0]}") if position == "answer" else []
+    seen = {}
+    for layer, block in enumerate(hf.model.layers):
+        block.self_attn.out_proj.register_forward_hook(lambda m, i, o, layer=layer: seen.update({("o", layer): o[0]}))
+        block.self_attn.q_proj.register_forward_hook(lambda m, i, o, layer=layer: seen.update({("q", layer): o[0]}))
+        block.self_attn.k_proj.register_forward_hook(lambda m, i, o, layer=layer: seen.update({("k", layer): o[0]}))
+    for row, example in enumerate(task.evaluation):
+        ids = run.prompt.prefix + tokenizer.encode(example.text) + ends_with
+        with torch.no_grad():
+            hf(torch.tensor([ids]))
+        for layer in range(2):
+            q, k = seen["q", layer][-1] / D**0.5, seen["k", layer]  # (C,), (T, C)
+            logits = torch.einsum("hd,thd->ht", q.view(H, D), k.view(-1, H, D))  # (H, T)
+            kept = run.internals
+            close = {"rtol": 1e-4, "atol": 1e-5}
+            torch.testing.assert_close(kept.output[row, layer], seen["o", layer][-1], **close)
+            torch.testing.assert_close(kept.query[row, layer], q, **close)
+            torch.testing.assert_close(kept.scores[row][layer], logits[:, P:], **close)
+            torch.testing.assert_close(kept.prefix_scores[row, layer], logits[:, :P].sum(0), **close)
+
+
+def test_own_tokens_leave_out_bos_in_zero_shot_as_in_few_shot(setting):
+    _, model, tokenizer = setting
+    task = toy_task()
+    zsl = zero_shot(model, tokenizer, task, record=True)
+    icl = few_shot(model, tokenizer, task, 3, 1, record=True)
+    lengths = [len(tokenizer.encode(example.text)) for example in task.evaluation]
+    for run in (zsl, icl):
+        assert [scores.shape[-1] for scores in run.internals.scores] == lengths
+
+
+def test_the_interval_holds_the_accuracy(setting):
+    _, model, tokenizer = setting
+    run = zero_shot(model, tokenizer, toy_task(evaluation=20))
+    low, high = run.interval
+    assert 0 <= low <= run.accuracy <= high <= 1 and low < high
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"position": "last"}, "position is 'last'; accepted are 'query', 'answer'"),
+        ({"k": 13}, "k is 13; task sst2 has 12 training examples"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message, setting):
+    _, model, tokenizer = setting
+    with pytest.raises(ValueError, match=message):
+        few_shot(model, tokenizer, toy_task(), **({"k": 2} | options))
+
+
+def test_the_prompt_says_how_many_demonstrations_fitted(setting):
+    _, model, tokenizer = setting
+    task = toy_task(train=80)
+    run = few_shot(model, tokenizer, task, k=80, limit=2)
+    assert run.prompt.k == build_prompt(model.config, tokenizer, task, 80, 1).k < 80
