@@ -76,8 +76,42 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Te
     return (scores @ widen(v)).to(v.dtype)  # (..., T, D)
 
 
+def attention_with_mass(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None = None, fused: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention, and the logarithm of the softmax's denominator: what it takes to merge two attentions.
+
+    Args:
+        q, k, v: (B, H, T, D); without `causal`, keys and values may have another length S.
+        causal: let position t see positions j <= t only.
+        scale: factor on the inner products; None is 1 / sqrt(D).
+        fused: use torch's kernel, which never holds the (T, S) scores; None does so where it can, that is on a CPU
+            and without gradients. The plain form beside it defines the result.
+
+    Returns:
+        Attention output, (B, H, T, D), and log sum_j exp(score_tj), (B, H, T), both float32 or wider.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if fused is None:
+        fused = q.device.type == "cpu" and not needs_gradient
+    if fused:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one that returns the log-sum-exp
+        out, mass = flash(q, k, v, 0.0, causal, scale=scale)  # (B, H, T, D), (B, H, T)
+        return widen(out), widen(mass)
+    scores = attention_scores(q, k, scale)  # (B, H, T, S)
+    if causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[-2], q.device), float("-inf"))  # (B, H, T, T)
+    return scores.softmax(-1) @ widen(v), scores.logsumexp(-1)  # (B, H, T, D), (B, H, T)
+
+
 def prefix_attention(
-    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    scale: float | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Causal softmax attention of B queries that share one prefix, as an exact mixture of two attentions.
 
@@ -88,24 +122,20 @@ def prefix_attention(
         q, k, v: the sequences' own queries, keys and values, (B, H, T, D).
         prefix_k, prefix_v: keys and values of the shared prefix, (1, H, P, D).
         scale: factor on the inner products; None is 1 / sqrt(D).
+        fused: as in attention_with_mass.
 
     Returns:
         Attention output, (B, H, T, D) in the dtype of v, and lam, (B, H, T), float32 or wider.
     """
     B, H, T, D = q.shape
     together = q.transpose(0, 1).reshape(1, H, B * T, D)  # (1, H, B * T, D)
-    over_prefix = attention_scores(together, prefix_k, scale)  # (1, H, B * T, P)
-    mass_prefix = over_prefix.logsumexp(-1, keepdim=True)  # (1, H, B * T, 1)
-    from_prefix = (over_prefix - mass_prefix).exp() @ widen(prefix_v)  # (1, H, B * T, D)
-    mass_prefix = mass_prefix.view(H, B, T, 1).transpose(0, 1)  # (B, H, T, 1)
-    from_prefix = from_prefix.view(H, B, T, D).transpose(0, 1)  # (B, H, T, D)
-
-    over_own = attention_scores(q, k, scale).masked_fill(~causal_mask(T, q.device), float("-inf"))  # (B, H, T, T)
-    mass_own = over_own.logsumexp(-1, keepdim=True)  # (B, H, T, 1)
-    from_own = (over_own - mass_own).exp() @ widen(v)  # (B, H, T, D)
-
-    lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T, 1) = mass on prefix / whole mass
-    return (lam * from_prefix + (1 - lam) * from_own).to(v.dtype), lam.squeeze(-1)
+    over_prefix, mass_prefix = attention_with_mass(together, prefix_k, prefix_v, causal=False, scale=scale, fused=fused)
+    over_prefix = over_prefix.view(H, B, T, D).transpose(0, 1)  # (B, H, T, D)
+    mass_prefix = mass_prefix.view(H, B, T).transpose(0, 1)  # (B, H, T)
+    over_own, mass_own = attention_with_mass(q, k, v, causal=True, scale=scale, fused=fused)  # (B, H, T, D), (B, H, T)
+    lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T) = mass on prefix / whole mass
+    share = lam.unsqueeze(-1)  # (B, H, T, 1)
+    return (share * over_prefix + (1 - share) * over_own).to(v.dtype), lam
 
 
 def ema(v: Tensor, eta: float, method: str = "toeplitz") -> Tensor:

@@ -136,7 +136,7 @@ def kendall(
         raise ValueError(f"there are {len(spans)} demonstrations; an order needs at least 2")
     by_icl, by_ft = icl_shares(icl, spans), ft_shares(ft, queries)  # (n, L, k) each
     by_chance = torch.rand(by_icl.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return _tau(by_icl, by_ft), _tau(by_icl, by_chance)
+    return kendall_tau(by_icl, by_ft), kendall_tau(by_icl, by_chance)
 
 
 def icl_shares(icl: Internals, spans: Sequence[tuple[int, int]]) -> Tensor:
@@ -165,8 +165,8 @@ def _sum_within(weights: Tensor, lengths: Sequence[int]) -> Tensor:
     return torch.stack([run.sum(-1) for run in weights.split(list(lengths), dim=-1)], dim=-1)
 
 
-def _tau(one: Tensor, other: Tensor) -> Tensor:
-    """Kendall's tau along the last dimension of two (n, L, k) tensors: (n, L)."""
+def kendall_tau(one: Tensor, other: Tensor) -> Tensor:
+    """Kendall's tau-b along the last dimension of two (n, L, k) tensors, (n, L) float64 in [-1, 1]."""
     n, L, _ = one.shape
     taus = [scipy.stats.kendalltau(one[i, j], other[i, j]).statistic for i in range(n) for j in range(L)]
     return torch.tensor(taus, dtype=torch.float64).view(n, L)

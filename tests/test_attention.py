@@ -30,10 +30,11 @@ def test_linear_attention_equals_the_sum_over_keys(causal):
 
 
 @pytest.mark.parametrize("B, H, T, P, D", [(1, 1, 1, 1, 2), (3, 2, 5, 7, 4), (4, 3, 2, 40, 8)])
-def test_prefix_attention_equals_attention_over_the_concatenation(B, H, T, P, D):
+@pytest.mark.parametrize("fused", [False, True])
+def test_prefix_attention_equals_attention_over_the_concatenation(B, H, T, P, D, fused):
     q, k, v = qkv(B, H, T, D)
     _, pk, pv = qkv(1, H, P, D, seed=1)
-    out, lam = prefix_attention(q, k, v, pk, pv)
+    out, lam = prefix_attention(q, k, v, pk, pv, fused=fused)
     all_k, all_v = (torch.cat([a.expand(B, -1, -1, -1), b], dim=2) for a, b in ((pk, k), (pv, v)))
     sees = torch.cat([torch.ones(T, P, dtype=torch.bool), torch.ones(T, T, dtype=torch.bool).tril()], dim=1)
     expected = F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=sees)
@@ -47,18 +48,20 @@ def test_prefix_attention_has_the_gradients_of_the_concatenation():
     assert torch.autograd.gradcheck(lambda *x: prefix_attention(*x)[0], inputs)
 
 
-def test_prefix_attention_survives_scores_that_overflow_exp():
+@pytest.mark.parametrize("fused", [False, True])
+def test_prefix_attention_survives_scores_that_overflow_exp(fused):
     q, k, v = (100 * x for x in qkv(2, 2, 3, 4))
-    out, lam = prefix_attention(q, k, v, 50 * k[:1], v[:1])
+    out, lam = prefix_attention(q, k, v, 50 * k[:1], v[:1], fused=fused)
     assert out.isfinite().all() and lam.isfinite().all()
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-def test_prefix_attention_in_lower_precision(dtype, tolerance):
+def test_prefix_attention_in_lower_precision(dtype, tolerance, fused):
     q, k, v = qkv(2, 2, 6, 8)
     _, pk, pv = qkv(1, 2, 9, 8, seed=1)
-    expected, _ = prefix_attention(*(x.to(dtype).double() for x in (q, k, v, pk, pv)))
-    out, lam = prefix_attention(*(x.to(dtype) for x in (q, k, v, pk, pv)))
+    expected, _ = prefix_attention(*(x.to(dtype).double() for x in (q, k, v, pk, pv)), fused=False)
+    out, lam = prefix_attention(*(x.to(dtype) for x in (q, k, v, pk, pv)), fused=fused)
     assert out.dtype == dtype and lam.dtype == torch.float32
     assert (out.double() - expected).norm() / expected.norm() < tolerance
 
