@@ -51,11 +51,11 @@ def rec2ftp(zsl: Predictions, ft: Predictions, icl: Predictions) -> Rec2FTP:
     return Rec2FTP(both=int((corrected & icl.correct).sum()), total=int(corrected.sum()))
 
 
-def sim_aou(zsl: Internals, icl: Internals, ft: Internals) -> Tensor:
+def sim_aou(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     """Similarity of attention-output updates, cos(h_ICL - h_ZSL, h_FT - h_ZSL), each h at unit length first.
 
     Args:
-        zsl, icl, ft: internals recorded for the same examples.
+        zsl, ft, icl: internals recorded for the same examples.
 
     Returns:
         (n, L) float64 in [-1, 1].
@@ -63,21 +63,35 @@ def sim_aou(zsl: Internals, icl: Internals, ft: Internals) -> Tensor:
     return _cosine(update(zsl, icl), update(zsl, ft))
 
 
-def sim_aou_random(zsl: Internals, icl: Internals, seed: int, zero_mean: bool = False) -> Tensor:
+def sim_aou_random(
+    zsl: Internals, icl: Internals, seed: int, zero_mean: bool = False, rows: Sequence[int] | None = None
+) -> Tensor:
     """Control for sim_aou: the update of fine-tuning replaced by noise.
 
     Args:
         zsl, icl: internals recorded for the same examples.
         seed: of the noise.
         zero_mean: noise uniform in [-1, 1) instead of the paper's [0, 1), whose mean is not zero.
+        rows: numbers of the examples, which choose their noise; None is 0 .. n - 1.
 
     Returns:
         (n, L) float64 in [-1, 1].
     """
     difference = update(zsl, icl)  # (n, L, C)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(difference.shape, dtype=difference.dtype, generator=generator)  # (n, L, C)
+    noise = noise_of(range(len(difference)) if rows is None else rows, difference.shape[1:], seed)  # (n, L, C)
     return _cosine(difference, 2 * noise - 1 if zero_mean else noise)
+
+
+def noise_of(rows: Sequence[int], shape: Sequence[int], seed: int) -> Tensor:
+    """Uniform noise in [0, 1), (len(rows), *shape) float64; that of a row depends on the row and the seed alone.
+
+    So an example meets the same noise whichever batch it comes in.
+    """
+    generator = torch.Generator()
+    draws = [
+        torch.rand(*shape, dtype=torch.float64, generator=generator.manual_seed(seed + 1_000_003 * r)) for r in rows
+    ]
+    return torch.stack(draws)
 
 
 def update(before: Internals, after: Internals) -> Tensor:
@@ -97,7 +111,7 @@ def sim_am(one: Internals, other: Internals) -> Tensor:
     return torch.stack([_cosine(a.double(), b.double()).mean(-1) for a, b in pairs])  # (n, L)
 
 
-def sim_am_update(zsl: Internals, icl: Internals, ft: Internals) -> Tensor:
+def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     """Similarity of the *updates* of attention maps, cos(a_ICL - a_ZSL, a_FT - a_ZSL), per head.
 
     Returns:
@@ -106,14 +120,19 @@ def sim_am_update(zsl: Internals, icl: Internals, ft: Internals) -> Tensor:
     Source: Deutch et al. 2024; it is not the paper's SimAM.
     """
     rows = []
-    for z, i, f in zip(zsl.scores, icl.scores, ft.scores, strict=True):
-        z, i, f = z.double(), i.double(), f.double()  # (L, H, own tokens)
+    for z, f, i in zip(zsl.scores, ft.scores, icl.scores, strict=True):
+        z, f, i = z.double(), f.double(), i.double()  # (L, H, own tokens) each
         rows.append(_cosine(i - z, f - z).mean(-1))  # (L,)
     return torch.stack(rows)  # (n, L)
 
 
 def kendall(
-    icl: Internals, ft: Internals, spans: Sequence[tuple[int, int]], queries: Sequence[Tensor], seed: int = 0
+    icl: Internals,
+    ft: Internals,
+    spans: Sequence[tuple[int, int]],
+    queries: Sequence[Tensor],
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Kendall's tau between the orders into which ICL and FT put the demonstrations, for the first 100 examples.
 
@@ -123,6 +142,7 @@ def kendall(
         spans: token range of each demonstration in the prompt (Prompt.spans).
         queries: query vectors of each demonstration's tokens during fine-tuning (FineTuned.queries).
         seed: of the random scores of the control.
+        rows: numbers of the examples, which choose their random scores; None is 0 .. n - 1.
 
     Returns:
         Tau of ICL against FT, and of ICL against random scores: two (min(n, 100), L) float64 tensors in [-1, 1].
@@ -135,8 +155,44 @@ def kendall(
     if len(spans) < 2:
         raise ValueError(f"there are {len(spans)} demonstrations; an order needs at least 2")
     by_icl, by_ft = icl_shares(icl, spans), ft_shares(ft, queries)  # (n, L, k) each
-    by_chance = torch.rand(by_icl.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    rows = range(len(by_icl)) if rows is None else rows[:KENDALL_EXAMPLES]
+    by_chance = noise_of(rows, by_icl.shape[1:], seed)  # (n, L, k)
     return kendall_tau(by_icl, by_ft), kendall_tau(by_icl, by_chance)
+
+
+def all_measures(
+    zsl: Internals,
+    ft: Internals,
+    icl: Internals,
+    spans: Sequence[tuple[int, int]],
+    queries: Sequence[Tensor],
+    rows: Sequence[int],
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Every measure that is taken example by example, and its controls, for one batch of examples.
+
+    Args:
+        zsl, ft, icl: internals of the three runs for the same examples.
+        spans, queries: as in kendall; with fewer than two demonstrations there is no kendall.
+        rows: numbers of the examples in the evaluation split.
+        seed: of the controls.
+
+    Returns:
+        Name -> (n, L) float64; "kendall" and its control for those examples alone that are among the first 100.
+    """
+    found = {
+        "sim_aou": sim_aou(zsl, ft, icl),
+        "sim_aou_random": sim_aou_random(zsl, icl, seed, rows=rows),
+        "sim_aou_random_zero_mean": sim_aou_random(zsl, icl, seed, zero_mean=True, rows=rows),
+        "sim_am": sim_am(icl, ft),
+        "sim_am_zsl": sim_am(icl, zsl),
+        "sim_am_update": sim_am_update(zsl, ft, icl),
+    }
+    ranked = [i for i, row in enumerate(rows) if row < KENDALL_EXAMPLES]
+    if len(spans) >= 2 and ranked:
+        numbers = [rows[i] for i in ranked]
+        found["kendall"], found["kendall_random"] = kendall(icl[ranked], ft[ranked], spans, queries, seed, numbers)
+    return found
 
 
 def icl_shares(icl: Internals, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -36,6 +36,21 @@ class Internals:
     prefix_scores: Tensor
     query: Tensor
 
+    def __getitem__(self, rows: Sequence[int]) -> "Internals":
+        """The internals of some of the examples."""
+        index = torch.tensor(rows, dtype=torch.long)
+        scores = [self.scores[i] for i in rows]
+        return Internals(self.output[index], scores, self.prefix_scores[index], self.query[index])
+
+    @staticmethod
+    def join(parts: Sequence["Internals"]) -> "Internals":
+        """The internals of several batches, one behind the other."""
+        scores = [row for part in parts for row in part.scores]
+        output, prefix_scores, query = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("output", "prefix_scores", "query")
+        )
+        return Internals(output, scores, prefix_scores, query)
+
 
 @dataclass
 class Predictions:
@@ -124,7 +139,6 @@ def few_shot(
         ValueError: bad k, limit, batch_size or position; a query that is empty or does not fit.
     """
     prompt = build_prompt(model.config, tokenizer, task, k, seed)
-    labels = torch.tensor([example.label for example in queries_of(task, limit)])  # (n,)
     batches = stream(
         model,
         tokenizer,
@@ -136,8 +150,7 @@ def few_shot(
         batch_size=batch_size,
         progress=progress,
     )
-    log_probs, internals = _collect(list(batches), len(labels))
-    return Predictions(log_probs, labels, prompt, internals)
+    return collect(list(batches), task, prompt)
 
 
 def queries_of(task: Task, limit: int | None) -> Sequence:
@@ -233,18 +246,12 @@ def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:
     )
 
 
-def _collect(batches: list[Batch], n: int) -> tuple[Tensor, Internals | None]:
-    """Batches put back into the order of the evaluation split."""
-    rows = torch.tensor([row for batch in batches for row in batch.rows])  # (n,)
-    back = torch.empty(n, dtype=torch.long).index_put_((rows,), torch.arange(n))  # (n,)
+def collect(batches: Sequence[Batch], task: Task, prompt: Prompt) -> Predictions:
+    """Predictions from all batches of a stream, put back into the order of the evaluation split."""
+    rows = [row for batch in batches for row in batch.rows]  # n
+    back = sorted(range(len(rows)), key=rows.__getitem__)  # n
     log_probs = torch.cat([batch.log_probs for batch in batches])[back].float()  # (n, classes)
-    if batches[0].internals is None:
-        return log_probs, None
-    kept = [batch.internals for batch in batches]
-    scores = [row for internals in kept for row in internals.scores]
-    return log_probs, Internals(
-        output=torch.cat([i.output for i in kept])[back],
-        scores=[scores[i] for i in back],
-        prefix_scores=torch.cat([i.prefix_scores for i in kept])[back],
-        query=torch.cat([i.query for i in kept])[back],
-    )
+    labels = torch.tensor([task.evaluation[row].label for row in sorted(rows)])  # (n,)
+    recorded = batches[0].internals is not None
+    internals = Internals.join([batch.internals for batch in batches])[back] if recorded else None
+    return Predictions(log_probs, labels, prompt, internals)

@@ -2,22 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from iclnb import compare
-from iclnb.evaluate import Predictions, few_shot, queries_of, zero_shot
+from iclnb.evaluate import Batch, Predictions, collect, queries_of, stream, zero_shot
 from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, finetune, finetune_attention
 from iclnb.gpt import GPT
-from iclnb.prompts import build_prompt
+from iclnb.prompts import Prompt, build_prompt
 from iclnb.tasks import Task
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 HELD_OUT = 200
-CONTROL_SEED = 0
 
 
 def run_task(
@@ -58,24 +58,60 @@ def run_task(
         say("choosing a learning rate on held-out training examples")
         grid = rate_grid(model, tokenizer, task, k, seed, batch_size=batch_size)
         lr = best_rate(grid)
-    options = {"limit": limit, "record": True, "position": position, "batch_size": batch_size}
-    say("zero-shot")
-    zsl = zero_shot(model, tokenizer, task, **options)
-    say("in-context learning")
-    icl = few_shot(model, tokenizer, task, k, seed, **options)
     say(f"fine-tuning with lr = {lr:g}")
     tuned = finetune(model, tokenizer, task, k, seed, lr, record=True)
-    ft = zero_shot(tuned.model, tokenizer, task, **options)
-    say("comparing")
+    say("zero-shot, fine-tuned and in-context predictions")
+    icl_prompt, zsl_prompt = (build_prompt(model.config, tokenizer, task, shots, seed) for shots in (k, 0))
+    options = {"limit": limit, "record": True, "position": position, "batch_size": batch_size}
+    batches, found = measure_streams(
+        stream(model, tokenizer, task, zsl_prompt, **options),
+        stream(tuned.model, tokenizer, task, zsl_prompt, **options),
+        stream(model, tokenizer, task, icl_prompt, **options),
+        icl_prompt,
+        tuned.queries,
+    )
+    prompts = {"zsl": zsl_prompt, "ft": zsl_prompt, "icl": icl_prompt}
+    runs = {name: collect(batches[name], task, prompt) for name, prompt in prompts.items()}
     return {
-        "n": len(zsl.labels),
-        "k_used": icl.prompt.k,
+        "n": len(runs["zsl"].labels),
+        "k_used": icl_prompt.k,
         "seed": seed,
         "lr": lr,
         "grid": grid,
-        "accuracy": {name: accuracy_entry(run) for name, run in (("zsl", zsl), ("ft", ft), ("icl", icl))},
-        "measures": measures(zsl, ft, icl, tuned.queries),
+        "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
+        "measures": recall_entry(**runs) | found,
     }
+
+
+def measure_streams(
+    zsl: Iterator[Batch], ft: Iterator[Batch], icl: Iterator[Batch], prompt: Prompt, queries: Sequence[Tensor]
+) -> tuple[dict[str, list[Batch]], dict[str, Any]]:
+    """Take three recorded runs batch by batch, so that no more than one batch of internals is ever held.
+
+    Args:
+        zsl, ft, icl: streams over the same examples in the same batches.
+        prompt: of the in-context run.
+        queries: query vectors recorded during fine-tuning.
+
+    Returns:
+        The batches of each run, "zsl", "ft" and "icl", without internals; and the measures as `measures` gives them.
+    """
+    kept = {"zsl": [], "ft": [], "icl": []}
+    values: dict[str, list[Tensor]] = {}
+    for z, f, i in zip(zsl, ft, icl, strict=True):
+        found = compare.all_measures(z.internals, f.internals, i.internals, prompt.spans, queries, z.rows)
+        for name, tensor in found.items():
+            values.setdefault(name, []).append(tensor)  # (B, L), fewer rows for Kendall
+        for name, batch in (("zsl", z), ("ft", f), ("icl", i)):
+            kept[name].append(dataclasses.replace(batch, internals=None))
+    rows = [row for batch in kept["zsl"] for row in batch.rows]  # n
+    return kept, {name: layered_entry(_in_order(torch.cat(parts), rows)) for name, parts in values.items()}
+
+
+def _in_order(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Values (m, L) of the examples `rows` below m, or of all, in the order of the evaluation split."""
+    mine = [row for row in rows if row < len(values)] if len(values) < len(rows) else rows
+    return values[sorted(range(len(mine)), key=mine.__getitem__)]
 
 
 def resolve_seed_and_rate(task: Task, seed: int | None, lr: float | str) -> tuple[int, float | str]:
@@ -168,20 +204,15 @@ def measures(zsl: Predictions, ft: Predictions, icl: Predictions, queries: Seque
         zsl, ft, icl: recorded runs on the same examples.
         queries: query vectors recorded during fine-tuning.
     """
+    rows = range(len(zsl.labels))
+    found = compare.all_measures(zsl.internals, ft.internals, icl.internals, icl.prompt.spans, queries, rows)
+    return recall_entry(zsl, ft, icl) | {name: layered_entry(values) for name, values in found.items()}
+
+
+def recall_entry(zsl: Predictions, ft: Predictions, icl: Predictions) -> dict[str, Any]:
+    """Rec2FTP with its two counts; its mean is None where it is undefined."""
     recall = compare.rec2ftp(zsl, ft, icl)
-    z, f, i = zsl.internals, ft.internals, icl.internals
-    found = {"rec2ftp": {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}}
-    by_layer = {
-        "sim_aou": compare.sim_aou(z, i, f),
-        "sim_aou_random": compare.sim_aou_random(z, i, CONTROL_SEED),
-        "sim_aou_random_zero_mean": compare.sim_aou_random(z, i, CONTROL_SEED, zero_mean=True),
-        "sim_am": compare.sim_am(i, f),
-        "sim_am_zsl": compare.sim_am(i, z),
-        "sim_am_update": compare.sim_am_update(z, i, f),
-    }
-    if len(icl.prompt.spans) >= 2:
-        by_layer["kendall"], by_layer["kendall_random"] = compare.kendall(i, f, icl.prompt.spans, queries)
-    return found | {name: layered_entry(values) for name, values in by_layer.items()}
+    return {"rec2ftp": {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}}
 
 
 def layered_entry(values: Tensor) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_the_table_shows_every_task_accuracy_and_measure(run):
         assert label in out
     for name in ("sst2", "cb", "mean"):
         assert sum(line.split()[:1] == [name] for line in lines) == 2
-    assert "[1/2] sst2: zero-shot" in err and "[2/2] cb: comparing" in err
+    assert "[1/2] sst2: fine-tuning with lr = 0.01" in err and "[2/2] cb: stored in" in err
 
 
 def test_json_holds_intervals_controls_and_layers(run):

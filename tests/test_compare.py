@@ -63,12 +63,13 @@ def test_sim_aou_normalises_first_and_subtracts_then():
             z, i, f = (x.output[n, layer].double().numpy() for x in (ZSL, ICL, FT))
             z, i, f = (h / math.sqrt(sum(h * h)) for h in (z, i, f))
             expected[n, layer] = cosine(i - z, f - z)
-    np.testing.assert_allclose(compare.sim_aou(ZSL, ICL, FT).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(compare.sim_aou(ZSL, FT, ICL).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("zero_mean", [False, True])
 def test_the_random_control_replaces_the_update_of_fine_tuning(zero_mean):
-    noise = torch.rand(N, L, C, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).numpy()
+    noise = compare.noise_of(range(N), (L, C), seed=5).numpy()
+    assert 0 <= noise.min() < 0.1 and 0.9 < noise.max() < 1 and abs(noise.mean() - 0.5) < 0.1
     noise = 2 * noise - 1 if zero_mean else noise
     expected = np.empty((N, L))
     for n in range(N):
@@ -89,7 +90,7 @@ def test_sim_am_compares_raw_logits_head_by_head():
                 expected[n, layer] += cosine(i, f) / H
                 update[n, layer] += cosine(i - z, f - z) / H
     np.testing.assert_allclose(compare.sim_am(ICL, FT).numpy(), expected, rtol=1e-12)
-    np.testing.assert_allclose(compare.sim_am_update(ZSL, ICL, FT).numpy(), update, rtol=1e-12)
+    np.testing.assert_allclose(compare.sim_am_update(ZSL, FT, ICL).numpy(), update, rtol=1e-12)
 
 
 def test_measures_of_a_run_with_itself_are_one():
@@ -98,7 +99,7 @@ def test_measures_of_a_run_with_itself_are_one():
 
 
 def test_a_similarity_with_no_update_is_zero():
-    assert compare.sim_aou(ZSL, ICL, ZSL).abs().max() == 0
+    assert compare.sim_aou(ZSL, ZSL, ICL).abs().max() == 0
 
 
 def test_kendall_ranks_demonstrations_by_their_shares():
@@ -132,3 +133,14 @@ def test_kendall_looks_at_the_first_hundred_examples():
 def test_kendall_refuses_what_has_no_order(spans, queries, message):
     with pytest.raises(ValueError, match=message):
         compare.kendall(ICL, FT, spans, [torch.zeros(4, L, C)] * queries)
+
+
+def test_an_example_meets_the_same_noise_in_every_batch():
+    whole = compare.all_measures(ZSL, FT, ICL, SPANS, [torch.ones(b - a, L, C) for a, b in SPANS], rows=range(N))
+    rows = [4, 1]
+    part = compare.all_measures(
+        ZSL[rows], FT[rows], ICL[rows], SPANS, [torch.ones(b - a, L, C) for a, b in SPANS], rows=rows
+    )
+    assert part.keys() == whole.keys()
+    for name, values in part.items():
+        torch.testing.assert_close(values, whole[name][rows])

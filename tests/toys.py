@@ -75,7 +75,7 @@ def toy_task(train: int = 12, evaluation: int = 9, name: str = "sst2") -> Task:
     words = ["warm", "cold", "funny", "tired", "long", "short"]
 
     def example(i: int) -> Example:
-        text = " ".join(words[(i * 7 + j) % 6] for j in range(1 + i % 4))
+        text = " ".join(words[(i // 6**j) % 6] for j in range(1 + i % 4)) + f" {i}"
         return Example(spec.template.format(**dict.fromkeys(spec.fields, text)), i % len(spec.answers))
 
     return build_task(spec, "toy", map(example, range(train)), map(example, range(100, 100 + evaluation)))

@@ -1,0 +1,91 @@
+"""The experiment on one task: the same numbers streamed as at once, and honest choices of the learning rate."""
+
+import pytest
+import torch
+from toys import save_checkpoint, toy_task
+
+import iclnb
+from iclnb import experiment
+from iclnb.experiment import best_rate, bootstrap_interval, held_out, measures, rate_grid, run_task
+from iclnb.finetune import DivergedError, finetune
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, positions=512)
+    return iclnb.load(folder)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_streamed_measures_equal_those_of_whole_recorded_runs(batch_size, setting):
+    model, tokenizer = setting
+    task = toy_task(train=20, evaluation=107)  # more than the 100 that Kendall looks at
+    record = run_task(model, tokenizer, task, k=5, seed=2, lr=0.05, batch_size=batch_size)
+    zsl = iclnb.zero_shot(model, tokenizer, task, record=True)
+    icl = iclnb.few_shot(model, tokenizer, task, 5, 2, record=True)
+    tuned = finetune(model, tokenizer, task, 5, 2, 0.05, record=True)
+    ft = iclnb.zero_shot(tuned.model, tokenizer, task, record=True)
+    expected = measures(zsl, ft, icl, tuned.queries)
+    assert record["measures"].keys() == expected.keys()
+    for name, entry in expected.items():
+        for key, value in entry.items():
+            expected_value = value if value is None else pytest.approx(value, rel=1e-4, abs=1e-5)
+            assert record["measures"][name][key] == expected_value, (name, key)
+    for name, run in (("zsl", zsl), ("ft", ft), ("icl", icl)):
+        assert record["accuracy"][name]["mean"] == pytest.approx(100 * run.accuracy)
+    assert record["k_used"] == 5 and record["n"] == 107
+
+
+def test_streaming_holds_one_batch_of_internals(setting, monkeypatch):
+    model, tokenizer = setting
+    sizes = []
+    whole = experiment.compare.all_measures
+    monkeypatch.setattr(
+        experiment.compare, "all_measures", lambda z, *rest: sizes.append(len(z.output)) or whole(z, *rest)
+    )
+    run_task(model, tokenizer, toy_task(evaluation=20), k=3, lr=0.01, batch_size=6)
+    assert sizes == [6, 6, 6, 2]
+
+
+def test_held_out_examples_are_no_demonstrations_and_no_queries(setting):
+    task = toy_task(train=30)
+    judge = held_out(task, k=8, seed=3, limit=10)
+    assert len(judge.evaluation) == 10
+    assert not set(judge.evaluation) & set(task.evaluation)
+    assert list(judge.evaluation) == task.demonstrations(18, 3)[8:]
+
+
+def test_rates_are_judged_on_held_out_examples_and_divergence_is_marked(setting):
+    model, tokenizer = setting
+    task = toy_task(train=30)
+    grid = rate_grid(model, tokenizer, task, 4, 1, rates=(0.01, 1e30))
+    student = iclnb.finetune_attention(model, tokenizer, task, 4, 1, 0.01)
+    expected = iclnb.zero_shot(student, tokenizer, held_out(task, 4, 1)).accuracy
+    assert grid == [{"lr": 0.01, "accuracy": expected}, {"lr": 1e30, "accuracy": None}]
+    on_test = rate_grid(model, tokenizer, task, 4, 1, rates=(0.01,), on="evaluation", limit=None)
+    assert on_test[0]["accuracy"] == iclnb.zero_shot(student, tokenizer, task).accuracy
+
+
+def test_the_best_rate_is_the_smallest_of_equals():
+    grid = [{"lr": lr, "accuracy": a} for lr, a in ((0.1, 0.5), (0.2, 0.7), (0.4, 0.7), (0.8, None))]
+    assert best_rate(grid) == 0.2
+    with pytest.raises(DivergedError, match=r"every learning rate of \[0.8\]"):
+        best_rate(grid[3:])
+
+
+def test_published_seeds_and_rates_are_used_unless_a_seed_is_given():
+    task = toy_task(name="cb")
+    assert experiment.resolve_seed_and_rate(task, None, "published") == (3, 0.08)
+    assert experiment.resolve_seed_and_rate(task, 7, "published") == (7, 0.08)
+    with pytest.raises(ValueError, match="lr is 'best'"):
+        experiment.resolve_seed_and_rate(task, None, "best")
+
+
+def test_the_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says():
+    g = torch.Generator().manual_seed(0)
+    hits = 0
+    for _ in range(300):
+        low, high = bootstrap_interval(torch.randn(60, generator=g).numpy(), draws=400)
+        hits += low <= 0 <= high
+    assert 0.90 <= hits / 300 <= 0.98
