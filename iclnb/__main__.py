@@ -12,7 +12,6 @@ import iclnb
 from iclnb.checkpoints import chosen_model, load
 from iclnb.evaluate import POSITIONS
 from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
-from iclnb.finetune import DivergedError
 from iclnb.results import Results, fingerprint
 from iclnb.tasks import TASKS, load_task
 
@@ -39,6 +38,7 @@ def table(options: argparse.Namespace) -> None:
     for task in tasks:
         check_arguments(model, tokenizer, task, options.k, options.seed, options.lr, options.limit)
     results, records = Results(options.out), {}
+    results.prepare()
     for number, task in enumerate(tasks, start=1):
         where = f"[{number}/{len(tasks)}] {task.name}"
         seed, lr = resolve_seed_and_rate(task, options.seed, options.lr)
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"iclnb: {error}", file=sys.stderr)
         return 2
-    except (DivergedError, OSError) as error:
+    except (ArithmeticError, OSError) as error:  # diverged, not finite, disk full
         print(f"iclnb: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

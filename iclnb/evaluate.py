@@ -20,6 +20,10 @@ from iclnb.tasks import Task
 POSITIONS = ("query", "answer")
 
 
+class NotFiniteError(ArithmeticError):
+    """The model gives log-probabilities that are not finite numbers."""
+
+
 @dataclass
 class Internals:
     """What the attention layers did at the recorded position of each query, float32 on the CPU.
@@ -137,6 +141,7 @@ def few_shot(
 
     Raises:
         ValueError: bad k, limit, batch_size or position; a query that is empty or does not fit.
+        NotFiniteError: the model's log-probabilities are not finite.
     """
     prompt = build_prompt(model.config, tokenizer, task, k, seed)
     batches = stream(
@@ -219,8 +224,14 @@ def _score(
             for i, token in enumerate(answer[1:], start=1):
                 log_probs.append(model.logits(_at(hidden, end + i)).log_softmax(-1)[:, token].cpu())  # (B,)
         columns.append(torch.stack(log_probs).mean(0))  # (B,)
+    scored = torch.stack(columns, dim=1)  # (B, classes)
+    if not scored.isfinite().all():
+        raise NotFiniteError(
+            f"the model's log-probabilities are not finite in {model.embed_tokens.weight.dtype}; "
+            "its weights may be damaged, or the dtype too narrow for them"
+        )
     internals = _internals(recorder, prefix.length, end + len(ends_with)) if record else None
-    return torch.stack(columns, dim=1), internals  # (B, classes)
+    return scored, internals
 
 
 def _pad(sequences: list[list[int]], model: GPT) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iclnb import compare
-from iclnb.evaluate import Batch, Predictions, collect, queries_of, stream, zero_shot
+from iclnb.evaluate import Batch, NotFiniteError, Predictions, collect, queries_of, stream, zero_shot
 from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, finetune, finetune_attention
 from iclnb.gpt import GPT
 from iclnb.prompts import Prompt, build_prompt
@@ -159,7 +159,7 @@ def rate_grid(
         try:
             student = finetune_attention(model, tokenizer, task, k, seed, lr)
             accuracy = zero_shot(student, tokenizer, judge, limit=limit, batch_size=batch_size).accuracy
-        except DivergedError:
+        except (DivergedError, NotFiniteError):  # the last update may spoil the weights after the last loss
             accuracy = None
         rows.append({"lr": lr, "accuracy": accuracy})
     return rows

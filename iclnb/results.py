@@ -24,6 +24,18 @@ class Results:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
+    def prepare(self) -> None:
+        """Make the folder, so that a place that cannot be written to is found out before the work.
+
+        Raises:
+            ValueError: the folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise ValueError(f"results cannot be stored in {self.folder} ({error.strerror})") from error
+
     def find(self, config: dict[str, Any]) -> dict[str, Any] | None:
         """The stored record of exactly this configuration, or None; a damaged file is said and counts as none."""
         file = self.file(config)

@@ -146,6 +146,13 @@ def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_found_out_before_the_work(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "run_task", lambda *a, **k: pytest.fail("work began"))
+    (tmp_path / "file").write_text("")
+    status, _, err = run("--out", str(tmp_path / "file"))
+    assert status == 2 and "results cannot be stored in" in err
+
+
 def test_a_rate_that_is_no_number_is_refused_by_the_parser(run):
     with pytest.raises(SystemExit) as stop:
         run("--lr", "big")

@@ -5,6 +5,7 @@ import torch
 from toys import save_checkpoint, toy_task
 
 from iclnb import few_shot, load, zero_shot
+from iclnb.evaluate import NotFiniteError
 from iclnb.prompts import build_prompt
 
 
@@ -118,6 +119,15 @@ def test_the_interval_holds_the_accuracy(setting):
     run = zero_shot(model, tokenizer, toy_task(evaluation=20))
     low, high = run.interval
     assert 0 <= low <= run.accuracy <= high <= 1 and low < high
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+    save_checkpoint(tmp_path, positions=512)
+    model, tokenizer = load(tmp_path)
+    with torch.no_grad():
+        model.final_norm.weight[3] = float("nan")
+    with pytest.raises(NotFiniteError, match="not finite in torch.float32"):
+        zero_shot(model, tokenizer, toy_task())
 
 
 @pytest.mark.parametrize(
