@@ -1,0 +1,110 @@
+"""Figures in one style: colour-blind-safe, labelled, each shown with a sentence for those who do not see it."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+PALETTE = sns.color_palette("colorblind")  # "C0", "C1", ... in every figure
+COLOURS = {"ICL": PALETTE[0], "FT": PALETTE[1], "ZSL": PALETTE[7], "control": PALETTE[2]}  # the same in every notebook
+DIVERGING = "RdBu_r"  # for numbers with a sign: red is positive, blue is negative, white is zero
+WIDTH = 7.5  # inches; a figure as wide as the page is (WIDTH, its height)
+
+
+def use_style() -> None:
+    """Sets the style of every figure made after this call."""
+    rc = {
+        "figure.figsize": (WIDTH, 3.0),
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.titlesize": 10,
+        "axes.labelsize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "savefig.facecolor": "white",  # readable on a dark page as well
+    }
+    sns.set_theme(context="notebook", style="ticks", palette=PALETTE, rc=rc)
+
+
+def to_png(fig: Figure) -> bytes:
+    """Draws a figure into a PNG file and closes it.
+
+    The same figure gives the same bytes: nothing in the file says when or by what it was made.
+    """
+    png = io.BytesIO()
+    fig.savefig(png, format="png", metadata={"Software": None})
+    plt.close(fig)
+    return png.getvalue()
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Displays a figure with its alternative text, and closes it.
+
+    The output holds the PNG and, as its plain text, "Figure: " and the alternative text.
+
+    Args:
+        fig: the figure.
+        alt: what is to be seen in it, in a sentence or two; the finding, not only the kind of figure.
+
+    Raises:
+        ValueError: no alternative text.
+    """
+    if not alt.strip():
+        raise ValueError("alt is empty; it must say what the figure shows")
+    data = {"image/png": base64.b64encode(to_png(fig)).decode(), "text/plain": f"Figure: {alt}"}
+    display(data, raw=True)
+
+
+def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "", limit: float | None = None) -> None:
+    """Draws a small matrix as coloured cells with its numbers written in, white at zero.
+
+    Args:
+        ax: where to draw.
+        values: (rows, columns).
+        xlabel, ylabel: what a column and a row is.
+        title: what the matrix is.
+        limit: the value of the darkest colour; None is the largest absolute value.
+    """
+    limit = limit or float(values.abs().max())
+    sns.heatmap(
+        values.numpy(force=True),
+        ax=ax,
+        annot=True,
+        fmt=".2f",
+        annot_kws={"fontsize": 8},
+        cmap=DIVERGING,
+        vmin=-limit,
+        vmax=limit,
+        cbar=False,
+        square=True,
+        linewidths=1,
+    )
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.tick_params(length=0, labelrotation=0)
+
+
+def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None:
+    """Draws the mean of samples over x, in a band that is its 95 % interval, mean +- 1.96 standard errors.
+
+    Args:
+        ax: where to draw.
+        x: positions, (n,).
+        samples: S independent samples at each position, (n, S).
+        label: name of the line in the legend.
+        style: colour, marker and the like, for matplotlib's `plot`.
+    """
+    mean = samples.mean(1)  # (n,)
+    half = 1.96 * samples.std(1) / samples.shape[1] ** 0.5  # (n,)
+    (line,) = ax.plot(x, mean, label=label, **style)
+    ax.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.25, linewidth=0)
