@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 import iclnb
-from iclnb.checkpoints import chosen_model, load
+from iclnb.checkpoints import load
 from iclnb.evaluate import POSITIONS
 from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
+from iclnb.paths import chosen_model
 from iclnb.results import Results, fingerprint
 from iclnb.tasks import TASKS, load_task
 

@@ -13,9 +13,8 @@ from torch import nn
 
 from iclnb.gpt import GPT
 from iclnb.layouts import FOR_POSITIONS, LAYOUTS, Layout
-from iclnb.paths import data_folder
+from iclnb.paths import EMBEDDED, chosen_model, data_folder
 
-EMBEDDED = ("pocket-gpt",)
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
@@ -53,11 +52,6 @@ def load(
     return load_model(folder, place, resolve_dtype(dtype, place)), load_tokenizer(folder)
 
 
-def chosen_model() -> str:
-    """The model that the environment variable ICLNB_MODEL names; "pocket-gpt" where it is not set."""
-    return os.environ.get("ICLNB_MODEL") or "pocket-gpt"
-
-
 def resolve_device(device: str) -> torch.device:
     """The device that `device` names; "auto" is the GPU if there is one."""
     if device == "auto":
@@ -90,13 +84,13 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
     Raises:
         CheckpointError: no such embedded model, folder or Hub repository, or no network.
     """
-    if name in EMBEDDED:
+    if name == EMBEDDED:
         return data_folder() / name
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     hub_id = HUB_IDS.get(str(name), str(name))
     if hub_id.count("/") != 1 or Path(name).is_absolute() or str(name).startswith((".", "~")):
-        known = ", ".join([*EMBEDDED, *HUB_IDS])
+        known = ", ".join([EMBEDDED, *HUB_IDS])
         raise CheckpointError(
             f"model is {str(name)!r}: not a folder here; known are {known}, a folder, or a Hub id owner/name"
         )

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iclnb.paths import EMBEDDED, chosen_model
+
 EVALUATION_SEED = 1  # the official code shuffles every evaluation split with it
 EVALUATION_LIMIT = 2000  # and keeps at most so many examples
 
@@ -156,7 +158,7 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
         name: "sst2", "sst5", "mr", "subj", "agnews" or "cb".
         source: "sample", the miniature tasks of iclnb.world, which pocket-gpt can solve; "hub", the real datasets;
             a folder with `<task>/<split>.jsonl` files and the Hub's field names; or "auto", which is what the
-            environment variable ICLNB_DATA says, else "sample".
+            environment variable ICLNB_DATA says, else "sample" where the chosen model is pocket-gpt, else "hub".
 
     Returns:
         The task with its examples.
@@ -167,7 +169,7 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
     if name not in SPECS:
         raise TaskError(f"task is {name!r}; known are {', '.join(TASKS)}")
     if source == "auto":
-        source = os.environ.get("ICLNB_DATA") or "sample"
+        source = os.environ.get("ICLNB_DATA") or ("sample" if chosen_model() == EMBEDDED else "hub")
     if source == "sample":
         return _from_world(name)
     spec = SPECS[name]

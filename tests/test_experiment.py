@@ -8,6 +8,7 @@ import iclnb
 from iclnb import experiment
 from iclnb.experiment import best_rate, bootstrap_interval, held_out, measures, rate_grid, run_task
 from iclnb.finetune import DivergedError, finetune
+from iclnb.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,13 @@ def test_the_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says()
         low, high = bootstrap_interval(torch.randn(60, generator=g).numpy(), draws=400)
         hits += low <= 0 <= high
     assert 0.90 <= hits / 300 <= 0.98
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_real_sentences_go_through_the_whole_experiment(name, iclnb_data):
+    """pocket-gpt reads them in bytes; k is what fits beside the longest one."""
+    model, tokenizer = iclnb.load("pocket-gpt")
+    record = run_task(model, tokenizer, iclnb.load_task(name, iclnb_data), k=2, lr=0.01, limit=4)
+    assert record["n"] == 4 and 1 <= record["k_used"] <= 2
+    assert all(0 <= entry["mean"] <= 100 for entry in record["accuracy"].values())
+    assert all(abs(entry["mean"]) <= 1 for key, entry in record["measures"].items() if key != "rec2ftp")

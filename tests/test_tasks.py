@@ -90,11 +90,16 @@ def test_k_beyond_the_train_split_is_refused(folder):
             task.demonstrations(k, seed=1)
 
 
-def test_auto_is_the_environments_folder_else_the_sample(folder, monkeypatch):
+def test_auto_is_the_environments_folder_else_what_suits_the_model(folder, monkeypatch):
     monkeypatch.setenv("ICLNB_DATA", str(folder))
     assert len(load_task("sst2").train) == 5
     monkeypatch.delenv("ICLNB_DATA")
+    monkeypatch.delenv("ICLNB_MODEL", raising=False)
     assert load_task("sst2").source == "sample"
+    monkeypatch.setenv("ICLNB_MODEL", "gpt2")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the Hub", pytrace=False))
+    with pytest.raises(pytest.fail.Exception, match="asked the Hub"):
+        load_task("sst2")
 
 
 def test_hub_datasets_are_asked_for_at_a_pinned_revision_without_scripts(folder, monkeypatch):
