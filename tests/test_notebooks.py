@@ -200,7 +200,7 @@ def test_refresh_twice_gives_the_same_bytes(house):
         house,
         "00_start_here",
         "from tqdm.auto import tqdm\nsum(tqdm(range(3)))",
-        "from ipywidgets import interact\ninteract(lambda x: print(x), x=(0, 3));",
+        "from ipywidgets import IntSlider\nIntSlider(max=3)",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
     )
     broken = json.loads(path.read_text())

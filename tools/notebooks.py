@@ -22,12 +22,13 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 
+CELL_SECONDS = 600  # the longest that one cell may take; a whole notebook is meant to take 90
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {
     "codemirror_mode": {"name": "ipython", "version": 3},
@@ -130,7 +131,7 @@ def execute(path):
     client = NotebookClient(
         notebook,
         kernel_name=KERNELSPEC["name"],
-        timeout=None,
+        timeout=CELL_SECONDS,
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks about how it was started
@@ -140,7 +141,7 @@ def execute(path):
     )
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         cell = notebook.cells[index]
         message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell)}"
         raise NotebookFailed(message, notebook) from None
@@ -150,6 +151,8 @@ def execute(path):
 def describe(error, cell):
     if isinstance(error, DeadKernelError):
         return "The kernel died here; the usual cause is that memory ran out."
+    if isinstance(error, CellTimeoutError):
+        return f"The cell had not finished after {CELL_SECONDS} s."
     tracebacks = [output.traceback for output in cell.outputs if output.output_type == "error"]
     return ANSI.sub("", "\n".join(tracebacks[0])) if tracebacks else str(error)
 
