@@ -77,13 +77,20 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Te
 
 
 def attention_with_mass(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None = None, fused: bool | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention, and the logarithm of the softmax's denominator: what it takes to merge two attentions.
 
     Args:
         q, k, v: (B, H, T, D); without `causal`, keys and values may have another length S.
         causal: let position t see positions j <= t only.
+        mask: (B, 1, T, S) bool, what each position may see, in the place of `causal`; None leaves it to `causal`.
         scale: factor on the inner products; None is 1 / sqrt(D).
         fused: use torch's kernel, which never holds the (T, S) scores; None does so where it can, that is on a CPU
             and without gradients. The plain form beside it defines the result.
@@ -96,11 +103,16 @@ def attention_with_mass(
         fused = q.device.type == "cpu" and not needs_gradient
     if fused:
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one that returns the log-sum-exp
-        out, mass = flash(q, k, v, 0.0, causal, scale=scale)  # (B, H, T, D), (B, H, T)
+        added = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+        out, mass = flash(
+            q, k, v, 0.0, causal and mask is None, attn_mask=added, scale=scale
+        )  # (B, H, T, D), (B, H, T)
         return widen(out), widen(mass)
     scores = attention_scores(q, k, scale)  # (B, H, T, S)
-    if causal:
-        scores = scores.masked_fill(~causal_mask(q.shape[-2], q.device), float("-inf"))  # (B, H, T, T)
+    if causal and mask is None:
+        mask = causal_mask(q.shape[-2], q.device)  # (T, T)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))  # (B, H, T, S)
     return scores.softmax(-1) @ widen(v), scores.logsumexp(-1)  # (B, H, T, D), (B, H, T)
 
 
@@ -110,6 +122,7 @@ def prefix_attention(
     v: Tensor,
     prefix_k: Tensor,
     prefix_v: Tensor,
+    mask: Tensor | None = None,
     scale: float | None = None,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -121,6 +134,7 @@ def prefix_attention(
     Args:
         q, k, v: the sequences' own queries, keys and values, (B, H, T, D).
         prefix_k, prefix_v: keys and values of the shared prefix, (1, H, P, D).
+        mask: which of the sequence's own tokens each position may see, (B, 1, T, T) bool; None is the causal ones.
         scale: factor on the inner products; None is 1 / sqrt(D).
         fused: as in attention_with_mass.
 
@@ -132,7 +146,7 @@ def prefix_attention(
     over_prefix, mass_prefix = attention_with_mass(together, prefix_k, prefix_v, causal=False, scale=scale, fused=fused)
     over_prefix = over_prefix.view(H, B, T, D).transpose(0, 1)  # (B, H, T, D)
     mass_prefix = mass_prefix.view(H, B, T).transpose(0, 1)  # (B, H, T)
-    over_own, mass_own = attention_with_mass(q, k, v, causal=True, scale=scale, fused=fused)  # (B, H, T, D), (B, H, T)
+    over_own, mass_own = attention_with_mass(q, k, v, causal=True, mask=mask, scale=scale, fused=fused)  # likewise
     lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T) = mass on prefix / whole mass
     share = lam.unsqueeze(-1)  # (B, H, T, 1)
     return (share * over_prefix + (1 - share) * over_own).to(v.dtype), lam

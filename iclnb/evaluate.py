@@ -208,36 +208,61 @@ def stream(
 def _score(
     model: GPT, prefix: Prefix, queries: list[list[int]], answers: list[list[int]], record: bool, position: str
 ) -> tuple[Tensor, Internals | None]:
-    """Mean log-probability of each answer after each query, (B, classes) float32, and internals."""
+    """Mean log-probability of each answer after each query, (B, classes) float32, and internals, from one pass."""
+    device = model.embed_tokens.weight.device
+    branches = [answer[:-1] for answer in answers]  # the model is never fed an answer's last token ...
+    if record and position == "answer":
+        branches[0] = answers[0]  # ... unless that is where it is observed
+    ids, positions, mask = branch(queries, branches)  # (B, T), (B, T), (B, 1, T, T) or None
     end = torch.tensor([len(query) - 1 for query in queries])  # (B,) index of each query's last token
-    recorder, ends_with = None, []
-    if record:
-        ends_with = answers[0] if position == "answer" else []
-        recorder = Recorder("output", "scores", "query", at=(end + len(ends_with)).to(prefix.keys[0].device))
-    hidden = model.hidden(_pad([query + ends_with for query in queries], model), prefix, recorder)  # (B, T, C)
-    first = model.logits(_at(hidden, end)).log_softmax(-1).cpu()  # (B, V), the same for every answer
-    columns = []
-    for answer in answers:
+    at = end + len(answers[0]) if position == "answer" else end  # (B,)
+    recorder = Recorder("output", "scores", "query", at=at.to(device)) if record else None
+    mask = None if mask is None else mask.to(device)
+    hidden = model.hidden(ids.to(device), prefix, recorder, positions.to(device), mask)  # (B, T, C)
+    first = model.logits(_at(hidden, end)).log_softmax(-1)  # (B, V), the same for every answer
+    columns, start = [], end + 1  # start: (B,) index of a branch's first token
+    for answer, tokens in zip(answers, branches, strict=True):
         log_probs = [first[:, answer[0]]]  # (B,)
-        if len(answer) > 1:
-            hidden = model.hidden(_pad([query + answer[:-1] for query in queries], model), prefix)  # (B, T, C)
-            for i, token in enumerate(answer[1:], start=1):
-                log_probs.append(model.logits(_at(hidden, end + i)).log_softmax(-1)[:, token].cpu())  # (B,)
+        for i, token in enumerate(answer[1:]):
+            log_probs.append(model.logits(_at(hidden, start + i)).log_softmax(-1)[:, token])  # (B,)
         columns.append(torch.stack(log_probs).mean(0))  # (B,)
-    scored = torch.stack(columns, dim=1)  # (B, classes)
+        start = start + len(tokens)  # (B,)
+    scored = torch.stack(columns, dim=1).cpu()  # (B, classes)
     if not scored.isfinite().all():
         raise NotFiniteError(
             f"the model's log-probabilities are not finite in {model.embed_tokens.weight.dtype}; "
             "its weights may be damaged, or the dtype too narrow for them"
         )
-    internals = _internals(recorder, prefix.length, end + len(ends_with)) if record else None
-    return scored, internals
+    return scored, _internals(recorder, prefix.length, at) if record else None
 
 
-def _pad(sequences: list[list[int]], model: GPT) -> Tensor:
-    """Token ids padded on the right, (B, T) int64; causal attention keeps padding out of what comes before it."""
-    padded = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True)  # (B, T)
-    return padded.to(model.embed_tokens.weight.device)
+def branch(stems: list[list[int]], branches: list[list[int]]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sequences that fork: each stem is followed by every branch, and no branch sees another.
+
+    Args:
+        stems: token ids of B stems.
+        branches: token ids of the branches, the same after every stem; they may be empty.
+
+    Returns:
+        Token ids, (B, T) int64, padded on the right; the place of each token after its stem's start, (B, T) int64; and
+        which tokens each token sees, (B, 1, T, T) bool, None where nothing forks and the causal order says it all.
+    """
+    flat = [token for tokens in branches for token in tokens]
+    places = torch.tensor([place for tokens in branches for place in range(len(tokens))], dtype=torch.long)
+    number = torch.tensor([i for i, tokens in enumerate(branches, start=1) for _ in tokens], dtype=torch.long)
+
+    def pad(rows: list[Tensor]) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=0)  # (B, T)
+
+    ids = pad([torch.tensor(stem + flat) for stem in stems])  # (B, T)
+    positions = pad([torch.cat([torch.arange(len(stem)), len(stem) + places]) for stem in stems])  # (B, T)
+    if len(set(number.tolist())) <= 1:  # at most one branch with tokens: it simply continues the stem
+        return ids, positions, None
+    segment = pad([torch.cat([torch.zeros(len(stem), dtype=torch.long), number]) for stem in stems])  # (B, T), 0: stem
+    same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
+    of_stem = segment[:, None, :] == 0  # (B, 1, T)
+    earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()  # (T, T)
+    return ids, positions, (earlier & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
 
 
 def _at(hidden: Tensor, index: Tensor) -> Tensor:

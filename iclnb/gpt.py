@@ -148,33 +148,34 @@ def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
     """fairseq's sinusoidal position vectors: sines in the first half of the width, cosines in the second.
 
     Args:
-        positions: (T,) int, 0 for the first token; fairseq's offset of 2 is added here.
+        positions: (..., T) int, 0 for the first token; fairseq's offset of 2 is added here.
         width: C, even.
 
     Returns:
-        (T, C) float32.
+        (..., T, C) float32.
     """
     half = width // 2
     rates = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))  # (C / 2,)
-    angles = (positions + 2).float()[:, None] * rates  # (T, C / 2)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (T, C)
+    angles = (positions + 2).float()[..., None] * rates  # (..., T, C / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (..., T, C)
 
 
 def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines by which rotary positions turn the first `width` entries of each head.
 
     Returns:
-        Two (T, width) float32 tensors.
+        Two (..., T, width) float32 tensors, for positions (..., T).
 
     Source: Su et al. 2021, in the half-split layout of GPT-NeoX.
     """
     rates = base ** (-torch.arange(0, width, 2, device=positions.device).float() / width)  # (width / 2,)
-    angles = (positions.float()[:, None] * rates).repeat(1, 2)  # (T, width)
+    angles = positions.float()[..., None] * rates  # (..., T, width / 2)
+    angles = torch.cat([angles, angles], dim=-1)  # (..., T, width)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first entries of each head of x (B, H, T, D) by the angles whose cos and sin are (T, width)."""
+    """Turn the first entries of each head of x (B, H, T, D) by the angles whose cos and sin are (..., T, width)."""
     width = cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
     first, second = turned.chunk(2, dim=-1)  # (B, H, T, width / 2) each
@@ -198,6 +199,7 @@ class SelfAttention(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None = None,
         prefix: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
         recorder: Recorder | None = None,
     ) -> Tensor:
         """Attend within x (B, T, C), after `prefix`, a pair of keys and values (1, H, P, D); returns (B, T, C)."""
@@ -206,9 +208,9 @@ class SelfAttention(nn.Module):
         if rotary is not None:
             q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D)
         if prefix is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, T, D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)  # (B, H, T, D)
         else:
-            y, _ = prefix_attention(q, k, v, *prefix)  # (B, H, T, D)
+            y, _ = prefix_attention(q, k, v, *prefix, mask)  # (B, H, T, D)
         output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
         if recorder is not None:
             recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
@@ -245,9 +247,9 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary=None, prefix=None, recorder=None) -> Tensor:
+    def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        attended = x + self.attn(self.attn_norm(x), rotary, prefix, recorder)  # (B, T, C)
+        attended = x + self.attn(self.attn_norm(x), rotary, prefix, mask, recorder)  # (B, T, C)
         return attended + self.mlp(self.mlp_norm(x if self.parallel_residual else attended))  # (B, T, C)
 
 
@@ -288,13 +290,22 @@ class GPT(nn.Module):
         """Next-token logits, (B, T, V) float32, of token ids (B, T) that continue `prefix`."""
         return self.logits(self.hidden(ids, prefix, recorder))  # (B, T, V)
 
-    def hidden(self, ids: Tensor, prefix: Prefix | None = None, recorder: Recorder | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        prefix: Prefix | None = None,
+        recorder: Recorder | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Output of the last LayerNorm.
 
         Args:
             ids: (B, T) token ids; shorter sequences are padded on the right with any id.
             prefix: keys and values of tokens that come before every sequence.
             recorder: what to keep of the attention layers.
+            positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1.
+            mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
 
         Returns:
             (B, T, C) in the model's dtype.
@@ -302,16 +313,14 @@ class GPT(nn.Module):
         Raises:
             ValueError: prefix and sequence together are longer than the model has positions.
         """
-        P, T = (prefix.length if prefix is not None else 0), ids.shape[1]
-        if P + T > self.config.n_positions:
-            raise ValueError(
-                f"a sequence of {P + T} tokens does not fit the model's {self.config.n_positions} positions"
-            )
-        positions = torch.arange(P, P + T, device=ids.device)  # (T,)
-        x, rotary = self._embed(ids, positions)  # (B, T, C)
+        P, limit = (prefix.length if prefix is not None else 0), self.config.n_positions
+        positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions  # (T,) or (B, T)
+        if (length := P + int(positions.max()) + 1) > limit:
+            raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
+        x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             before = (prefix.keys[layer], prefix.values[layer]) if prefix is not None else None
-            x = block(x, rotary, before, recorder)  # (B, T, C)
+            x = block(x, rotary, before, mask, recorder)  # (B, T, C)
         return self.final_norm(x)  # (B, T, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -331,7 +340,8 @@ class GPT(nn.Module):
         if config.scale_embeddings:
             x = x * math.sqrt(config.n_embd)
         if config.positions == "rotary":
-            return x, rotary_angles(positions, int(config.head_dim * config.rotary_fraction), config.rotary_base)
+            cos, sin = rotary_angles(positions, int(config.head_dim * config.rotary_fraction), config.rotary_base)
+            return x, (cos.unsqueeze(-3), sin.unsqueeze(-3))  # (1, T, width) or (B, 1, T, width), for all heads
         if config.positions == "learned":
             return x + self.embed_positions(positions), None
         return x + sinusoidal_positions(positions, config.n_embd).to(x.dtype), None

@@ -43,6 +43,20 @@ def test_prefix_attention_equals_attention_over_the_concatenation(B, H, T, P, D,
     torch.testing.assert_close(lam, weights[..., :P].sum(-1), rtol=0, atol=1e-10)
 
 
+def test_a_mask_takes_the_place_of_the_causal_order():
+    q, k, v = qkv(2, 3, 5, 4)
+    _, pk, pv = qkv(1, 3, 6, 4, seed=1)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+    mask[1, 0, 4, 1:4] = False
+    plain, fused = (prefix_attention(q, k, v, pk, pv, mask, fused=fused) for fused in (False, True))
+    for a, b in zip(plain, fused, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    all_k, all_v = (torch.cat([a.expand(2, -1, -1, -1), b], dim=2) for a, b in ((pk, k), (pv, v)))
+    sees = torch.cat([torch.ones(2, 1, 5, 6, dtype=torch.bool), mask], dim=-1)
+    expected = F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=sees)
+    torch.testing.assert_close(plain[0], expected, rtol=0, atol=1e-10)
+
+
 def test_prefix_attention_has_the_gradients_of_the_concatenation():
     inputs = [x.requires_grad_() for x in (*qkv(2, 2, 3, 4), *qkv(1, 2, 5, 4, seed=1)[1:])]
     assert torch.autograd.gradcheck(lambda *x: prefix_attention(*x)[0], inputs)

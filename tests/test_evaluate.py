@@ -5,7 +5,8 @@ import torch
 from toys import save_checkpoint, toy_task
 
 from iclnb import few_shot, load, zero_shot
-from iclnb.evaluate import NotFiniteError
+from iclnb.evaluate import NotFiniteError, branch
+from iclnb.gpt import GPT, GPTConfig
 from iclnb.prompts import build_prompt
 
 
@@ -50,6 +51,27 @@ def test_answers_of_one_token_and_of_several_are_both_covered(setting):
     tokenizer = setting[2]
     lengths = {len(tokenizer.encode(f" {a}")) for name in ("sst2", "sst5", "cb") for a in toy_task(name=name).answers}
     assert 1 in lengths and max(lengths) > 2
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_branches_do_not_see_each_other(positions):
+    """One sequence that forks gives what each branch gives alone, whatever kind of positions the model has."""
+    model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, positions=positions)).initialise(0).double()
+    stems, branches = [[3, 4, 5, 6], [7, 8]], [[10, 11], [], [12, 13, 14]]
+    prefix = model.encode_prefix(torch.tensor([[1, 2, 9]]))
+    ids, places, mask = branch(stems, branches)
+    forked = model.hidden(ids, prefix, positions=places, mask=mask)  # (B, T, C)
+    for row, stem in enumerate(stems):
+        start = len(stem)
+        for tokens in branches:
+            alone = model.hidden(torch.tensor([stem + tokens]), prefix)[0, len(stem) :]
+            torch.testing.assert_close(forked[row, start : start + len(tokens)], alone, rtol=0, atol=1e-6)
+            start += len(tokens)
+
+
+def test_what_does_not_fork_needs_no_mask():
+    for branches in ([[], []], [[], [5, 6]]):
+        assert branch([[1, 2], [3]], branches)[2] is None
 
 
 @pytest.mark.parametrize("record", [False, True])
