@@ -16,7 +16,7 @@ from iclnb.gpt import GPT
 from iclnb.prompts import Prompt, build_prompt
 from iclnb.tasks import Task
 
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
 
 

@@ -166,7 +166,7 @@ LAYERS = [
     {"paths", "kernels"},
     {"attention"},
     {"gpt"},
-    {"layouts", "prompts", "tasks", "checkpoints", "lexicon", "world", "corpus"},
+    {"layouts", "prompts", "tasks", "checkpoints", "lexicon", "world", "vocabulary", "corpus"},
     {"duality", "results", "experiment", "evaluate", "finetune", "compare", "pretrain", "labs"},
     {"plots", "widgets", "checks"},
     {"iclnb", "__main__"},

@@ -1,0 +1,283 @@
+"""The synthetic language that pocket-gpt speaks: its sentences, the documents it learns from, and six miniature tasks.
+
+A sentence draws a class for each of several latent attributes (topic, sentiment, ...) and shows it through words of
+that class's lexicon. Sentences are split by a checksum: one part is kept for the evaluation splits of the tasks, and no
+document or train split ever holds one of it.
+"""
+
+import random
+import re
+from bisect import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from string import Formatter
+from zlib import crc32
+
+from iclnb.lexicon import ATTRIBUTES, NONSENSE, OPPOSITES
+
+# Three words a class are never a label in any document: the tasks' own answers are chosen among them. To the model
+# they are words of the text, as "Positive" is to GPT.
+RESERVED = {
+    (attribute, key): words[1:4]
+    for attribute in ("topic", "sentiment", "stance", "verdict")
+    for key, words in ATTRIBUTES[attribute].items()
+}
+NEVER_LABELS = frozenset(word for words in RESERVED.values() for word in words)
+# One word in four never occurs in the train split of a task.
+HELD_OUT = frozenset(word for classes in ATTRIBUTES.values() for words in classes.values() for word in words[4::3])
+EVALUATION_SHARE = 8  # one sentence in eight is kept for evaluation
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+
+PATTERNS = (
+    "the {person} {action} the {adjective} {noun}",
+    "the {noun} {be} {adjective}",
+    "the {noun} {be} {adjective} for the {person}",
+    "the {person} {reaction} the {noun}",
+    "one {adjective} {noun} {be} {action} by the {person}",
+    "what the {person} {action} {be} this {adjective} {noun}",
+    "the {person} {reaction} how they {action} the {noun}",
+    "it {be} that {adjective} {noun} which the {person} {action}",
+    "the {person} {action} the {noun}",
+    "the {noun} {be} here with the {person}",
+    "one {person} {be} near the {noun}",
+    "there {be} this {noun} for the {person}",
+    "the {noun} {be} what they {action}",
+    "it {be} the {person} who {action} that {noun}",
+)
+REVIEWS = (  # two words of sentiment
+    "the {noun} {be} {adjective} and the {noun} {be} {adjective}",
+    "the {person} {reaction} the {adjective} {noun}",
+    "this {adjective} {noun} that the {person} {reaction}",
+    "it {be} {adjective} and the {person} {reaction} it",
+)
+CLAIMS = (  # premises of entailment: one noun in one state
+    "the {noun} {be} {state}",
+    "the {person} {action} and the {noun} {be} {state}",
+    "the {noun} {be} {state} in the {place}",
+    "at {time} the {noun} {be} {state}",
+    "one {person} {action} when the {noun} {be} {state}",
+)
+SLOTS = {  # slot of a pattern -> attribute
+    "noun": "topic",
+    "action": "action",
+    "adjective": "sentiment",
+    "reaction": "reaction",
+    "be": "tense",
+    "person": "person",
+    "place": "place",
+    "time": "time",
+}
+ALIASES = {"action": "topic", "reaction": "sentiment"}  # these show the class of another attribute
+CARRIERS = {"sentiment": ("{adjective}", "{reaction}"), "tense": ("{be}",), "person": ("{person}",)}
+LATENT = tuple(name for name in ATTRIBUTES if name not in (*ALIASES, "verdict"))  # what a list can be about
+
+Words = Callable[[random.Random, str, str], str]  # (generator, attribute, class) -> a word
+
+
+@cache
+def _weights(n: int) -> tuple[float, ...]:
+    """Cumulated frequencies of n words by rank: the falling curve of natural lexicons, flattened."""
+    return tuple(accumulate(1 / (rank + 3) for rank in range(n)))
+
+
+def any_word(rng: random.Random, attribute: str, key: str) -> str:
+    """A word of the class's whole lexicon, by frequency."""
+    words = ATTRIBUTES[attribute][key]
+    weights = _weights(len(words))
+    return words[bisect(weights, rng.random() * weights[-1])]
+
+
+def sentence(
+    rng: random.Random, classes: Mapping[str, str], patterns: tuple[str, ...] = PATTERNS, word: Words = any_word
+) -> str:
+    """A sentence without its full stop, in which the given attributes have the given classes.
+
+    Args:
+        rng: source of every choice.
+        classes: attribute -> class; the other attributes are drawn, or left out.
+        patterns: what the core of the sentence may look like.
+        word: draws a word of a class.
+    """
+    drawn = {name: classes.get(name) or rng.choice(tuple(ATTRIBUTES[name])) for name in LATENT}
+    drawn |= {alias: drawn[name] for alias, name in ALIASES.items()}
+    core = rng.choice(_fitting(patterns, tuple(name for name in CARRIERS if name in classes)))
+    core = re.sub(r"{(\w+)}", lambda slot: word(rng, SLOTS[slot[1]], drawn[SLOTS[slot[1]]]), core)
+
+    def shown(attribute: str, chance: float) -> bool:
+        return attribute in classes or rng.random() < chance
+
+    if shown("colour", 0.15):
+        before, article, after = core.rpartition("the ")
+        if article or "colour" in classes:
+            core = f"{before}{article or 'the '}{word(rng, 'colour', drawn['colour'])} {after}"
+    if shown("place", 0.2):
+        core += f" {rng.choice(('in', 'near'))} the {word(rng, 'place', drawn['place'])}"
+    if shown("time", 0.2):
+        time = f"at {word(rng, 'time', drawn['time'])}"
+        core = f"{core} {time}" if rng.random() < 0.7 else f"{time} {core}"
+    if shown("stance", 0.25):
+        stance = word(rng, "stance", drawn["stance"])
+        core = f"{core} {stance}" if rng.random() < 0.3 else f"{stance} {core}"
+    return core
+
+
+@cache
+def _fitting(patterns: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns that can show all these attributes."""
+    return tuple(
+        pattern for pattern in patterns if all(any(slot in pattern for slot in CARRIERS[name]) for name in attributes)
+    )
+
+
+def claim(rng: random.Random, verdict: str, word: Words = any_word, pairs=OPPOSITES) -> tuple[str, str]:
+    """A premise, and a hypothesis about the same noun that it entails, contradicts, or says nothing about."""
+    pair, other = rng.sample(pairs, 2)
+    said = rng.randrange(2)
+    state = {"entails": pair[said], "contradicts": pair[1 - said], "neither": other[rng.randrange(2)]}[verdict]
+    topic, be = rng.choice(tuple(ATTRIBUTES["topic"])), word(rng, "tense", rng.choice(("past", "present")))
+    noun = word(rng, "topic", topic)
+    fill = {"noun": noun, "be": be, "state": pair[said], "action": word(rng, "action", topic)}
+    for name in ("person", "place", "time"):
+        fill[name] = word(rng, name, rng.choice(tuple(ATTRIBUTES[name])))
+    return rng.choice(CLAIMS).format(**fill), f"the {noun} {be} {state}"
+
+
+def kept_for_evaluation(text: str) -> bool:
+    """Whether this sentence belongs to the part of the language that only evaluation splits may use."""
+    return crc32(text.encode()) % EVALUATION_SHARE == 0
+
+
+def fresh(draw: Callable[[], str]) -> str:
+    """The first sentence from `draw` that is not kept for evaluation."""
+    while kept_for_evaluation(text := draw()):
+        pass
+    return text
+
+
+def fresh_claim(rng: random.Random, verdict: str) -> tuple[str, str]:
+    """A premise and a hypothesis that are, together, not kept for evaluation."""
+    while kept_for_evaluation(" ".join(pair := claim(rng, verdict))):
+        pass
+    return pair
+
+
+# -------------------------------------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """One of the six tasks, in the words of this world.
+
+    Args:
+        template: text with named fields, as the real task's.
+        answers: one per class, in label order; never a label in any document.
+        classes: for each label, the classes of `attribute` that it stands for.
+        attribute: what the task asks about.
+        patterns: cores of its sentences.
+    """
+
+    template: str
+    answers: tuple[str, ...]
+    attribute: str
+    classes: tuple[tuple[str, ...], ...]
+    patterns: tuple[str, ...] = PATTERNS
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the template's fields."""
+        return tuple(name for _, name, _, _ in Formatter().parse(self.template) if name)
+
+
+# The answers are reserved words with which the finished model, without demonstrations, is above chance and biased, as
+# GPT is with the real tasks' answers. They were chosen on the train splits.
+TASKS = {
+    "sst2": Miniature("Sentence: {sentence} Label:", ("vile", "pleasant"), "sentiment", (("1", "2"), ("4", "5"))),
+    "sst5": Miniature(
+        "Sentence: {text} Grade:",
+        ("dreadful", "poor", "average", "good", "perfect"),
+        "sentiment",
+        (("1",), ("2",), ("3",), ("4",), ("5",)),
+    ),
+    "mr": Miniature("Review: {text} Mood:", ("weak", "splendid"), "sentiment", (("1", "2"), ("4", "5")), REVIEWS),
+    "subj": Miniature("Input: {text} Type:", ("formally", "frankly"), "stance", (("objective",), ("subjective",))),
+    "agnews": Miniature(
+        "Article: {text} Topic:",
+        ("senate", "team", "market", "robot"),
+        "topic",
+        (("politics",), ("sport",), ("business",), ("technology",)),
+    ),
+    "cb": Miniature(
+        "{premise}. Question: {hypothesis}? Answer:",
+        ("correct", "never", "perhaps"),
+        "verdict",
+        (("entails",), ("contradicts",), ("neither",)),
+    ),
+}
+ROWS = {"train": 2000, "evaluation": 500}
+TASK_FORMATS = frozenset(tuple(re.findall(r"[A-Z]\w+", task.template)) for task in TASKS.values())
+ARBITRARY_ANSWERS = NONSENSE[::9]  # label words for the variant of a task that only its demonstrations can define
+
+
+def examples(name: str, split: str, n: int | None = None) -> list[dict]:
+    """Rows of a task.
+
+    Args:
+        name: one of TASKS.
+        split: "train", without held-out words, or "evaluation", where about half of the words are held out.
+        n: number of rows; None is ROWS[split].
+
+    Returns:
+        Rows {field: text, ..., "label": int}, the same ones at every call; labels take turns at random.
+
+    Raises:
+        ValueError: an unknown task or split, or n below 0.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task is {name!r}; known are {', '.join(TASKS)}")
+    if split not in ROWS:
+        raise ValueError(f"split is {split!r}; accepted are {', '.join(map(repr, ROWS))}")
+    n = ROWS[split] if n is None else n
+    if n < 0:
+        raise ValueError(f"n is {n}; it must be at least 0")
+    rng, rows, seen = random.Random(f"{name} {split}"), [], set()
+    while len(rows) < n:
+        row = _draw_row(TASKS[name], split, rng)
+        key = tuple(row[field] for field in TASKS[name].fields)
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    return rows
+
+
+def _draw_row(task: Miniature, split: str, rng: random.Random) -> dict:
+    label = rng.randrange(len(task.answers))
+    key = rng.choice(task.classes[label])
+    word, pairs = (train_word, OPPOSITES[:12]) if split == "train" else (evaluation_word, OPPOSITES[8:])
+    while True:
+        if task.attribute == "verdict":
+            texts = claim(rng, key, word, pairs)
+        else:
+            texts = (sentence(rng, {task.attribute: key}, task.patterns, word),)
+        if kept_for_evaluation(" ".join(texts)) == (split == "evaluation"):
+            return dict(zip(task.fields, texts, strict=True)) | {"label": label}
+
+
+def train_word(rng: random.Random, attribute: str, key: str) -> str:
+    """A word that train splits may use: not held out, and no task's answer."""
+    return rng.choice(_task_words(attribute, key, "train"))
+
+
+def evaluation_word(rng: random.Random, attribute: str, key: str) -> str:
+    """A word for evaluation splits: held out half of the time."""
+    return rng.choice(_task_words(attribute, key, rng.choice(("train", "held out"))))
+
+
+@cache
+def _task_words(attribute: str, key: str, part: str) -> tuple[str, ...]:
+    words = ATTRIBUTES[attribute][key]
+    free = tuple(word for word in words if word not in NEVER_LABELS)
+    return tuple(word for word in free if (word in HELD_OUT) == (part == "held out")) or free
