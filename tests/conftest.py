@@ -8,7 +8,8 @@ import torch
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what the tests start; their models are too small to gain from more
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("iclnb", deadline=None, derandomize=True)  # the same examples each time, however slow
 settings.load_profile("iclnb")
 

@@ -100,11 +100,13 @@ class NotebookFailed(Exception):
 def use_embedded_tier(results):
     """Makes the kernels started from here see the embedded model and data alone, with no network and no progress bars.
 
-    `results` is an empty folder for stored results, so that every number is computed anew.
+    `results` is an empty folder for stored results, so that every number is computed anew. One thread, because
+    pocket-gpt is too small to gain from a second one, and two of them on a busy machine wait for each other.
     """
     for name in ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA"):
         os.environ.pop(name, None)
     os.environ.update(ICLNB_RESULTS=results, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def execute(path):
