@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iclnb.attention import attention_scores, linear_attention
+from iclnb.attention import attention_with_mass, linear_attention
 
 ORDERS = ("batch", "sequential")
 LOSSES = ("squared", "cross_entropy")
@@ -125,7 +125,7 @@ def exact_split(
         lam, the share of the softmax mass on the demonstrations, (..., M, 1); A_demo, attention over the demonstrations
         alone, (..., M, D); A_query, attention over the query's own tokens alone, (..., M, D).
     """
-    s_demo = attention_scores(q, k_demo, scale)  # (..., M, P)
-    s_query = attention_scores(q, k_query, scale)  # (..., M, T)
-    lam = (s_demo.logsumexp(-1, keepdim=True) - s_query.logsumexp(-1, keepdim=True)).sigmoid()  # (..., M, 1)
-    return lam, s_demo.softmax(-1) @ v_demo, s_query.softmax(-1) @ v_query
+    plain = {"causal": False, "scale": scale, "fused": False}
+    A_demo, mass_demo = attention_with_mass(q, k_demo, v_demo, **plain)  # (..., M, D), (..., M)
+    A_query, mass_query = attention_with_mass(q, k_query, v_query, **plain)  # (..., M, D), (..., M)
+    return (mass_demo - mass_query).sigmoid().unsqueeze(-1), A_demo, A_query

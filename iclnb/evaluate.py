@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from iclnb.attention import causal_mask
 from iclnb.gpt import GPT, Prefix, Recorder
 from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
 from iclnb.tasks import Task
@@ -261,8 +262,7 @@ def branch(stems: list[list[int]], branches: list[list[int]]) -> tuple[Tensor, T
     segment = pad([torch.cat([torch.zeros(len(stem), dtype=torch.long), number]) for stem in stems])  # (B, T), 0: stem
     same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
     of_stem = segment[:, None, :] == 0  # (B, 1, T)
-    earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()  # (T, T)
-    return ids, positions, (earlier & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
+    return ids, positions, (causal_mask(ids.shape[1]) & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
 
 
 def _at(hidden: Tensor, index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iclnb import compare
 from iclnb.evaluate import Batch, NotFiniteError, Predictions, collect, queries_of, stream, zero_shot
-from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, finetune, finetune_attention
+from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, finetune, train_on, training_sequences
 from iclnb.gpt import GPT
 from iclnb.prompts import Prompt, build_prompt
 from iclnb.tasks import Task
@@ -154,10 +154,10 @@ def rate_grid(
         For each rate {"lr", "accuracy"}; accuracy is None where fine-tuning diverged.
     """
     judge = held_out(task, k, seed, limit) if on == "held-out" else task
-    rows = []
+    sequences, rows = training_sequences(model, tokenizer, task, k, seed), []
     for lr in rates:
         try:
-            student = finetune_attention(model, tokenizer, task, k, seed, lr)
+            student = train_on(model, sequences, lr).model
             accuracy = zero_shot(student, tokenizer, judge, limit=limit, batch_size=batch_size).accuracy
         except (DivergedError, NotFiniteError):  # the last update may spoil the weights after the last loss
             accuracy = None

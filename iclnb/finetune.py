@@ -86,11 +86,14 @@ def finetune(
     progress: bool = False,
 ) -> FineTuned:
     """finetune_attention with its losses and, with `record`, the query vectors of the training tokens (for Kendall)."""
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr is {lr}; it must be a positive number")
-    demonstrations = build_prompt(model.config, tokenizer, task, k, seed).demonstrations
-    sequences = [training_sequence(model.config, tokenizer, example, task.answers) for example in demonstrations]
+    sequences = training_sequences(model, tokenizer, task, k, seed)
     return train_on(model, sequences, lr, record=record, progress=progress)
+
+
+def training_sequences(model: GPT, tokenizer: Any, task: Task, k: int, seed: int) -> list[list[int]]:
+    """What fine-tuning learns from, in order: one sequence for each demonstration of few_shot's prompt."""
+    demonstrations = build_prompt(model.config, tokenizer, task, k, seed).demonstrations
+    return [training_sequence(model.config, tokenizer, example, task.answers) for example in demonstrations]
 
 
 def train_on(
@@ -106,7 +109,13 @@ def train_on(
         sequences: token ids, `<s>` first.
         lr: learning rate.
         record, progress: as in finetune.
+
+    Raises:
+        ValueError: lr is not a positive number.
+        DivergedError: the loss stopped being finite.
     """
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr is {lr}; it must be a positive number")
     student = _copy_for_training(model)
     student.train()
     trained = trained_parameters(student)

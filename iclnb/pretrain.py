@@ -9,7 +9,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 from iclnb.checkpoints import save
 from iclnb.corpus import CURRICULUM, STEPS, TOKENS, Corpus, Phase, recall, repeats
 from iclnb.evaluate import few_shot
+from iclnb.files import write_whole
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.tasks import TASKS, Task, load_task
 from iclnb.vocabulary import build_tokenizer
@@ -187,7 +187,7 @@ def keep(file: Path, state: dict, identity: dict, model: nn.Module, optimizers: 
     weights, moments = model.state_dict(), [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"identity": identity, "state": state, "model": weights, "optimizers": moments}, buffer)
     payload = buffer.getvalue()
-    write_whole(file, hashlib.sha256(payload).digest() + payload)
+    write(file, hashlib.sha256(payload).digest() + payload)
 
 
 def restore(file: Path, identity: dict, model: nn.Module, optimizers: Sequence) -> dict:
@@ -219,27 +219,19 @@ def write_record(record: Sequence[dict[str, float]], file: Path) -> None:
     writer = csv.DictWriter(text, record[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in record)
-    write_whole(file, text.getvalue().encode())
+    write(file, text.getvalue().encode())
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write(file: Path, content: bytes) -> None:
     """Replace a file's content in one move.
 
     Raises:
         TrainingError: it cannot be written; the earlier file is untouched.
     """
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, file)
+        write_whole(file, content)
     except OSError as error:
         raise TrainingError(f"{file} could not be written ({error}); what was there before is untouched") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------------- pocket-gpt

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from iclnb.files import write_whole
 from iclnb.gpt import GPT
 from iclnb.tasks import Task
 
@@ -52,17 +52,8 @@ class Results:
 
     def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:
         """Write a record beside its place, then move it there; returns the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.file(config)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as beside:
-            try:
-                json.dump({"config": config, "record": record}, beside, indent=1)
-                beside.flush()
-                os.fsync(beside.fileno())
-                os.replace(beside.name, file)
-            except BaseException:
-                os.unlink(beside.name)
-                raise
+        write_whole(file, json.dumps({"config": config, "record": record}, indent=1).encode())
         return file
 
     def file(self, config: dict[str, Any]) -> Path:

@@ -163,7 +163,7 @@ def test_relative_links_resolve():
 
 # From the ground up: a module imports from its own layer or a lower one, never from a higher one.
 LAYERS = [
-    {"paths", "kernels"},
+    {"paths", "files", "kernels"},
     {"attention"},
     {"gpt"},
     {"layouts", "prompts", "tasks", "checkpoints", "lexicon", "world", "vocabulary", "corpus"},
