@@ -1,6 +1,7 @@
 """The checks of the exercises: printed solutions pass, known mistakes are named, nothing a reader writes stops them."""
 
 import re
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -9,7 +10,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from iclnb import checks
-from iclnb.attention import linear_attention
+from iclnb.checks import core
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
@@ -59,118 +60,8 @@ def test_the_stub_is_not_yet_right_and_the_printed_solution_is(setup, stub, solu
 # Mistakes that readers make, and a part of what they are told
 
 
-def one_hot(labels):
-    return torch.nn.functional.one_hot(labels, 3)
-
-
-def descend(W0, X, Y, lr, keys=lambda i: slice(0, i), sign=1, use_batch=False):
-    E = torch.zeros(len(X), len(W0))
-    batch = -lr * (X @ W0.T - Y)
-    for i in range(len(X)):
-        values = batch if use_batch else E
-        E[i] = -lr * (W0 @ X[i] + sign * (X[i] @ X[keys(i)].T) @ values[keys(i)] - Y[i])
-    return E
-
-
-def tril(T, eta, diagonal=-1):
-    lag = torch.arange(T)[:, None] - torch.arange(T)
-    return (eta ** lag.double()).tril(diagonal)
-
-
-def softmax(q, k, scale=None, masked=True):
-    scores = q @ k.T * (scale or q.shape[1] ** -0.5)
-    return scores.masked_fill(torch.ones(len(q), len(q)).triu(1).bool() & masked, -torch.inf).softmax(1)
-
-
-def percent(of, among):
-    return 100 * of[among].double().mean()
-
-
-def cosine(a, b, dim=-1):
-    return torch.cosine_similarity(a, b, dim=dim).mean()
-
-
-MISTAKES = [
-    (checks.cross_entropy_errors, lambda Y, c, lr: lr * (Y.softmax(1) - one_hot(c)), "the sign is wrong"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: Y.softmax(1) - one_hot(c), "the gradient itself"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -lr * Y.softmax(1), "the labels are missing"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -lr * (Y - one_hot(c)), "the softmax is missing"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -lr * (Y.softmax(1) - one_hot(c)) / len(Y), "the mean over"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -lr * (Y.softmax(0) - one_hot(c)), "over the examples"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -lr * (Y.softmax(1) - one_hot(c)).T, "transposed shape, (3, 5)"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: -2 * lr * (Y.softmax(1) - one_hot(c)), "2 times what it should be"),
-    (checks.cross_entropy_errors, lambda Y, c, lr: Y.sub_(1).softmax(1), "one of its arguments in place"),
-    (checks.sequential_errors, lambda W0, X, Y, lr: -lr * (X @ W0.T - Y), "that is the batch order"),
-    (checks.sequential_errors, lambda *a: descend(*a, sign=-1), "you subtracted the attention"),
-    (checks.sequential_errors, lambda *a: descend(*a, use_batch=True), "your values are the batch error signals"),
-    (
-        checks.sequential_errors,
-        lambda W0, X, Y, lr: (E := -lr * (X @ W0.T - Y)) - lr * linear_attention(X, X, E),
-        "attends to itself",
-    ),
-    (checks.sequential_errors, lambda W0, X, Y, lr: -descend(W0, X, Y, lr) / lr, "these are the gradients"),
-    (checks.sequential_errors, lambda W0, X, Y, lr: descend(W0, X, Y, lr).T, "transposed shape, (2, 4)"),
-    (checks.sequential_errors, lambda *a: descend(*a, keys=lambda i: slice(i - 1, i)), "E[2] is the first part"),
-    (checks.implied_targets, lambda W, K, V, lr: V / lr, "what the layer says already"),
-    (checks.implied_targets, lambda W, K, V, lr: K @ W.T + lr * V, "you multiplied by lr"),
-    (checks.implied_targets, lambda W, K, V, lr: K @ W.T + V, "lr is missing"),
-    (checks.implied_targets, lambda W, K, V, lr: K @ W.T - V / lr, "the sign of v_i is wrong"),
-    (checks.implied_targets, lambda W, K, V, lr: K @ W + V / lr, "W_ZSL is transposed"),
-    (checks.implied_targets, lambda W, K, V, lr: W @ K + V / lr, "stops with RuntimeError"),
-    (checks.demonstration_share, lambda d, q: d.exp().sum(1) / q.exp().sum(1), "the ratio of the two masses"),
-    (checks.demonstration_share, lambda d, q: torch.cat([d, q], 1).softmax(1)[:, 5:].sum(1), "the query's share"),
-    (checks.demonstration_share, lambda d, q: d.sum(1) / (d.sum(1) + q.sum(1)), "you summed the scores"),
-    (checks.demonstration_share, lambda d, q: d.logsumexp(1) - q.logsumexp(1), "lam is the sigmoid of it"),
-    (checks.demonstration_share, lambda d, q: torch.full((3,), 5 / 7), "you counted tokens"),
-    (checks.demonstration_share, lambda d, q: torch.full((3,), 0.5), "take one softmax over all scores"),
-    (
-        checks.demonstration_share,
-        lambda d, q: d.exp().sum(1) / (d.exp().sum(1) + q.exp().sum(1)),
-        "right for small scores, but exp overflows",
-    ),
-    (checks.momentum_weights, lambda T, eta: tril(T, eta).T, "the matrix is transposed"),
-    (checks.momentum_weights, lambda T, eta: tril(T, eta, 0), "the diagonal must be zero"),
-    (checks.momentum_weights, lambda T, eta: tril(T, eta) / eta, "the powers are one too low"),
-    (checks.momentum_weights, lambda T, eta: tril(T, eta) + tril(T, eta).T, "positions after t have weight too"),
-    (checks.momentum_weights, lambda T, eta: tril(T, eta, 0) + tril(T, eta).T, "positions from t on have weight"),
-    (checks.momentum_weights, lambda T, eta: (1 - eta) * tril(T, eta), "you multiplied by 1 - eta"),
-    (checks.combined_weights, lambda q, k, eta: softmax(q, k), "the weights of momentum are missing"),
-    (checks.combined_weights, lambda q, k, eta: tril(5, eta), "the softmax weights are missing"),
-    (checks.combined_weights, lambda q, k, eta: softmax(q, k, masked=False) + tril(5, eta), "the softmax looks ahead"),
-    (checks.combined_weights, lambda q, k, eta: softmax(q, k, scale=1) + tril(5, eta), "the scores are not scaled"),
-    (
-        checks.combined_weights,
-        lambda q, k, eta: (A := softmax(q, k) + tril(5, eta)) / A.sum(1, keepdim=True),
-        "you normalised the rows",
-    ),
-    (
-        checks.combined_weights,
-        lambda q, k, eta: (1 - eta) * softmax(q, k) + eta * tril(5, eta),
-        "this is a weighted mean",
-    ),
-    (checks.recall_to_icl, lambda z, f, i: percent(i, ~z & f), "this is Rec2FTP itself"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, i), "the examples that ZSL gets right are in it"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, ~z), "this is over all that ZSL gets wrong"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, z & i), "you start from what ZSL gets right"),
-    (checks.recall_to_icl, lambda z, f, i: 100 * (~z & f & i).double().mean(), "a share of all examples"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, ~z & i) / 100, "a percentage was asked for"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, ~z & i).item(), "is a float; it should be a tensor"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i, f), "the paper's SimAM"),
-    (
-        checks.attention_update_similarity,
-        lambda z, f, i: cosine((i - z).ravel(), (f - z).ravel()),
-        "all heads together",
-    ),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, f - z, dim=0), "over the heads (dim 0)"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, f), "subtracted from a_ft too"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i, f - z), "subtracted from a_icl too"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, z - f), "the wrong sign"),
-    (
-        checks.attention_update_similarity,
-        lambda z, f, i: cosine((i - z).softmax(-1), (f - z).softmax(-1)),
-        "there is a softmax in it",
-    ),
-]
+FILES = sorted(Path(__file__).parent.glob("mistakes/*.py"))  # one for each notebook with exercises
+MISTAKES = [mistake for path in FILES for mistake in runpy.run_path(str(path))["MISTAKES"]]
 
 
 @pytest.mark.parametrize("check, answer, told", MISTAKES, ids=lambda x: getattr(x, "__name__", x))
@@ -203,16 +94,16 @@ def test_whatever_a_reader_writes_the_check_answers_in_one_line(check, answer, t
 
 def test_numbers_that_are_wrong_in_no_known_way_are_described():
     right = torch.arange(12.0).view(3, 4)
-    assert checks.describe_difference(right / 0, right, "A") == "A is not finite: it holds inf or NaN"
-    assert checks.describe_difference(-right, right, "A") == "A is -1 times what it should be"
-    assert checks.describe_difference(right[:, :3].T, right[:, :3], "A") == "A is transposed"
-    assert "A[1] is the first part" in checks.describe_difference(right + torch.tensor([[0], [1], [0]]), right, "A")
-    assert "by up to 3" in checks.describe_difference(right + torch.tensor([3.0, -2, 1, 2]), right, "A")
+    assert core.describe_difference(right / 0, right, "A") == "A is not finite: it holds inf or NaN"
+    assert core.describe_difference(-right, right, "A") == "A is -1 times what it should be"
+    assert core.describe_difference(right[:, :3].T, right[:, :3], "A") == "A is transposed"
+    assert "A[1] is the first part" in core.describe_difference(right + torch.tensor([[0], [1], [0]]), right, "A")
+    assert "by up to 3" in core.describe_difference(right + torch.tensor([3.0, -2, 1, 2]), right, "A")
 
 
 def test_float32_answers_count():
     right = torch.rand(3, 4)
-    assert checks.find_fault(lambda: right.float(), (), right, "A", "(3, 4)", []) is None
+    assert core.find_fault(lambda: right.float(), (), right, "A", "(3, 4)", []) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
