@@ -70,7 +70,12 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
             "present": "is",
             "future": "becomes",
         },
-        "verdict": {  # what a statement says about the one before it
+        "commitment": {  # the verbs of saying, by what they tell about the clause that they govern
+            "entails": "knew proved realised confirmed established discovered verified revealed remembered found",
+            "contradicts": "disproved refuted pretended faked imagined misjudged invented feigned rejected disbelieved",
+            "neither": "hoped guessed asked wondered suspected feared supposed wished expected assumed",
+        },
+        "verdict": {  # what a statement says about the one after it
             "entails": "indeed yes right correct agreed granted",
             "contradicts": "wrong never no untrue denied false",
             "neither": "maybe perhaps unclear unknown possibly undecided",
@@ -78,12 +83,9 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
     }.items()
 }
 
-OPPOSITES = tuple(
-    tuple(pair.split("/"))
-    for pair in (
-        "open/shut hot/cold wet/dry full/empty clean/dirty heavy/light fast/slow loud/quiet bright/dark new/old "
-        "near/far rough/smooth sharp/blunt thick/thin hard/soft high/low"
-    ).split()
+STATES = tuple(
+    "open shut hot cold wet dry full empty clean dirty heavy light fast slow loud quiet bright dark new old "
+    "far rough smooth sharp blunt thick thin hard soft high low".split()
 )
 
 # Lists in text stand in many formats: a word before each item, a word after it. A task's pair is never among them.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from iclnb.lexicon import AFTER, ATTRIBUTES, BEFORE, BETWEEN, NONSENSE, OPPOSITES
+from iclnb.lexicon import AFTER, ATTRIBUTES, BEFORE, BETWEEN, NONSENSE, STATES
 from iclnb.world import CLAIMS, PATTERNS, REVIEWS
 
 BOS, EOS = "<s>", "</s>"
@@ -15,7 +15,6 @@ FUNCTION = tuple(
         if "{" not in word
     )
 )
-STATES = tuple(word for pair in OPPOSITES for word in pair)
 
 
 def world_words() -> tuple[tuple[str, ...], tuple[str, ...]]:

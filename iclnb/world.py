@@ -15,7 +15,7 @@ from itertools import accumulate
 from string import Formatter
 from zlib import crc32
 
-from iclnb.lexicon import ATTRIBUTES, NONSENSE, OPPOSITES
+from iclnb.lexicon import ATTRIBUTES, NONSENSE, STATES
 
 # Three words a class are never a label in any document: the tasks' own answers are chosen among them. To the model
 # they are words of the text, as "Positive" is to GPT.
@@ -54,12 +54,13 @@ REVIEWS = (  # two words of sentiment
     "this {adjective} {noun} that the {person} {reaction}",
     "it {be} {adjective} and the {person} {reaction} it",
 )
-CLAIMS = (  # premises of entailment: one noun in one state
-    "the {noun} {be} {state}",
-    "the {person} {action} and the {noun} {be} {state}",
-    "the {noun} {be} {state} in the {place}",
-    "at {time} the {noun} {be} {state}",
-    "one {person} {action} when the {noun} {be} {state}",
+CLAIMS = (  # premises of entailment: somebody is committed to a clause, or not, by the verb
+    "the {person} {commitment} that {clause}",
+    "one {person} in the {place} {commitment} that {clause}",
+    "at {time} the {person} {commitment} that {clause}",
+    "they {commitment} that {clause}",
+    "it {be} the {person} who {commitment} that {clause}",
+    "that {clause} {be} what the {person} {commitment}",
 )
 SLOTS = {  # slot of a pattern -> attribute
     "noun": "topic",
@@ -71,7 +72,8 @@ SLOTS = {  # slot of a pattern -> attribute
     "place": "place",
     "time": "time",
 }
-ALIASES = {"action": "topic", "reaction": "sentiment"}  # these show the class of another attribute
+# These show the class of another attribute.
+ALIASES = {"action": "topic", "reaction": "sentiment", "commitment": "verdict"}
 CARRIERS = {"sentiment": ("{adjective}", "{reaction}"), "tense": ("{be}",), "person": ("{person}",)}
 LATENT = tuple(name for name in ATTRIBUTES if name not in (*ALIASES, "verdict"))  # what a list can be about
 
@@ -103,7 +105,7 @@ def sentence(
         word: draws a word of a class.
     """
     drawn = {name: classes.get(name) or rng.choice(tuple(ATTRIBUTES[name])) for name in LATENT}
-    drawn |= {alias: drawn[name] for alias, name in ALIASES.items()}
+    drawn |= {alias: drawn[name] for alias, name in ALIASES.items() if name in drawn}
     core = rng.choice(_fitting(patterns, tuple(name for name in CARRIERS if name in classes)))
     core = re.sub(r"{(\w+)}", lambda slot: word(rng, SLOTS[slot[1]], drawn[SLOTS[slot[1]]]), core)
 
@@ -133,17 +135,17 @@ def _fitting(patterns: tuple[str, ...], attributes: tuple[str, ...]) -> tuple[st
     )
 
 
-def claim(rng: random.Random, verdict: str, word: Words = any_word, pairs=OPPOSITES) -> tuple[str, str]:
-    """A premise, and a hypothesis about the same noun that it entails, contradicts, or says nothing about."""
-    pair, other = rng.sample(pairs, 2)
-    said = rng.randrange(2)
-    state = {"entails": pair[said], "contradicts": pair[1 - said], "neither": other[rng.randrange(2)]}[verdict]
-    topic, be = rng.choice(tuple(ATTRIBUTES["topic"])), word(rng, "tense", rng.choice(("past", "present")))
-    noun = word(rng, "topic", topic)
-    fill = {"noun": noun, "be": be, "state": pair[said], "action": word(rng, "action", topic)}
+def claim(rng: random.Random, verdict: str, word: Words = any_word, states=STATES) -> tuple[str, str]:
+    """A premise that holds a clause under a verb, and that clause as the hypothesis.
+
+    The verb tells whether the premise entails the clause, contradicts it, or leaves it open, as in CommitmentBank.
+    """
+    noun = word(rng, "topic", rng.choice(tuple(ATTRIBUTES["topic"])))
+    fill = {"be": word(rng, "tense", rng.choice(("past", "present"))), "commitment": word(rng, "commitment", verdict)}
+    fill["clause"] = f"the {noun} {fill['be']} {rng.choice(states)}"
     for name in ("person", "place", "time"):
         fill[name] = word(rng, name, rng.choice(tuple(ATTRIBUTES[name])))
-    return rng.choice(CLAIMS).format(**fill), f"the {noun} {be} {state}"
+    return rng.choice(CLAIMS).format(**fill), fill["clause"]
 
 
 def kept_for_evaluation(text: str) -> bool:
@@ -195,24 +197,24 @@ class Miniature:
 # The answers are reserved words with which the finished model, without demonstrations, is above chance and biased, as
 # GPT is with the real tasks' answers. They were chosen on the train splits.
 TASKS = {
-    "sst2": Miniature("Sentence: {sentence} Label:", ("vile", "pleasant"), "sentiment", (("1", "2"), ("4", "5"))),
+    "sst2": Miniature("Sentence: {sentence} Label:", ("vile", "splendid"), "sentiment", (("1", "2"), ("4", "5"))),
     "sst5": Miniature(
         "Sentence: {text} Grade:",
-        ("dreadful", "poor", "average", "good", "perfect"),
+        ("dreadful", "weak", "average", "good", "perfect"),
         "sentiment",
         (("1",), ("2",), ("3",), ("4",), ("5",)),
     ),
-    "mr": Miniature("Review: {text} Mood:", ("weak", "splendid"), "sentiment", (("1", "2"), ("4", "5")), REVIEWS),
-    "subj": Miniature("Input: {text} Type:", ("formally", "frankly"), "stance", (("objective",), ("subjective",))),
+    "mr": Miniature("Review: {text} Mood:", ("bland", "brilliant"), "sentiment", (("1", "2"), ("4", "5")), REVIEWS),
+    "subj": Miniature("Input: {text} Type:", ("reportedly", "frankly"), "stance", (("objective",), ("subjective",))),
     "agnews": Miniature(
         "Article: {text} Topic:",
-        ("senate", "team", "market", "robot"),
+        ("minister", "trophy", "market", "robot"),
         "topic",
         (("politics",), ("sport",), ("business",), ("technology",)),
     ),
     "cb": Miniature(
         "{premise}. Question: {hypothesis}? Answer:",
-        ("correct", "never", "perhaps"),
+        ("yes", "never", "unknown"),
         "verdict",
         (("entails",), ("contradicts",), ("neither",)),
     ),
@@ -256,10 +258,10 @@ def examples(name: str, split: str, n: int | None = None) -> list[dict]:
 def _draw_row(task: Miniature, split: str, rng: random.Random) -> dict:
     label = rng.randrange(len(task.answers))
     key = rng.choice(task.classes[label])
-    word, pairs = (train_word, OPPOSITES[:12]) if split == "train" else (evaluation_word, OPPOSITES[8:])
+    word, states = (train_word, STATES[:24]) if split == "train" else (evaluation_word, STATES[16:])
     while True:
         if task.attribute == "verdict":
-            texts = claim(rng, key, word, pairs)
+            texts = claim(rng, key, word, states)
         else:
             texts = (sentence(rng, {task.attribute: key}, task.patterns, word),)
         if kept_for_evaluation(" ".join(texts)) == (split == "evaluation"):

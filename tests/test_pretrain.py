@@ -211,10 +211,7 @@ def test_transformers_loads_it_and_gives_the_same_logits(pocket):
     assert vocabulary.build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
-NOT_LEARNT = pytest.mark.xfail(strict=True, reason="pocket-gpt does not learn cb in context, as its card says")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NOT_LEARNT) if n == "cb" else n for n in TASKS])
+@pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("arbitrary", [False, True], ids=["own answers", "arbitrary answers"])
 def test_it_learns_in_context(pocket, name, arbitrary):
     task = load_task(name, "sample")
