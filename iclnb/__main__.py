@@ -55,7 +55,6 @@ def table(options: argparse.Namespace) -> None:
             "lr": lr,
             "limit": options.limit,
             "position": options.position,
-            "version": iclnb.__version__,
         }
         record = results.find(config)
         if record is None:
@@ -146,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("--seed", type=int, help="of the demonstrations (default: 1, or the published one)")
     sub.add_argument("--lr", type=_rate, default="held-out", help="a number, held-out (default) or published")
     sub.add_argument("--position", choices=POSITIONS, default="query", help="recorded position (default: query)")
-    sub.add_argument("--batch-size", type=int, default=16, help="queries a forward pass (default: 16)")
+    sub.add_argument("--batch-size", type=int, help="queries a forward pass (default: from free memory)")
     sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     sub.add_argument("--dtype", default="auto", help="auto (default), float32, float64, float16 or bfloat16")
     sub.add_argument("--out", default="results", help="folder of stored results (default: results)")

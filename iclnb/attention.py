@@ -1,13 +1,15 @@
 """Attention as mathematics: softmax, linear and momentum attention, and attention over a shared prefix.
 
-Letters: B sequences, H heads, T tokens, P prefix tokens, D head width. q, k, v are query, key and value.
-Every function here is the plain form that defines what it computes; softmax statistics are taken in float32 or wider.
+Letters: B sequences, H heads, G key heads, T tokens, P prefix tokens, D head width. q, k, v: query, key, value.
+Every function has a plain form that defines what it computes; softmax statistics are taken in float32 or wider.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+from iclnb.kernels import find_kernel
 
 
 def widen(x: Tensor) -> Tensor:
@@ -92,21 +94,20 @@ def attention_with_mass(
         causal: let position t see positions j <= t only.
         mask: (B, 1, T, S) bool, what each position may see, in the place of `causal`; None leaves it to `causal`.
         scale: factor on the inner products; None is 1 / sqrt(D).
-        fused: use torch's kernel, which never holds the (T, S) scores; None does so where it can, that is on a CPU
-            and without gradients. The plain form beside it defines the result.
+        fused: use one of torch's kernels, which never hold the (T, S) scores; None does so where kernels.find_kernel
+            has one. The plain form beside it defines the result.
 
     Returns:
         Attention output, (B, H, T, D), and log sum_j exp(score_tj), (B, H, T), both float32 or wider.
+
+    Raises:
+        ValueError: fused is True, and no kernel can take these tensors.
     """
-    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if fused is None:
-        fused = q.device.type == "cpu" and not needs_gradient
-    if fused:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one that returns the log-sum-exp
-        added = None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
-        out, mass = flash(
-            q, k, v, 0.0, causal and mask is None, attn_mask=added, scale=scale
-        )  # (B, H, T, D), (B, H, T)
+    kernel = None if fused is False else find_kernel(q, k, v, causal, mask)
+    if fused and kernel is None:
+        raise ValueError(f"fused is True, but no kernel takes {q.dtype} on {q.device} with this head width and mask")
+    if kernel is not None:
+        out, mass = kernel(q, k, v, causal, mask, scale)  # (B, H, T, D), (B, H, T)
         return widen(out), widen(mass)
     scores = attention_scores(q, k, scale)  # (B, H, T, S)
     if causal and mask is None:
@@ -114,6 +115,25 @@ def attention_with_mass(
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))  # (B, H, T, S)
     return scores.softmax(-1) @ widen(v), scores.logsumexp(-1)  # (B, H, T, D), (B, H, T)
+
+
+def repeat_heads(x: Tensor, H: int) -> Tensor:
+    """Keys or values (B, G, T, D) of G heads that serve H / G query heads each, written out as (B, H, T, D)."""
+    return x if x.shape[1] == H else x.repeat_interleave(H // x.shape[1], dim=1)
+
+
+def fold(q: Tensor, G: int) -> Tensor:
+    """All queries (B, H, T, D) that meet each of G shared key heads, as rows of one product, (1, G, B * H / G * T, D).
+
+    Keys and values are so held once, whatever the number of sequences and however many query heads share them.
+    """
+    return q.unflatten(1, (G, -1)).transpose(0, 1).flatten(1, 3).unsqueeze(0)
+
+
+def unfold(x: Tensor, B: int, H: int) -> Tensor:
+    """The reverse of fold, for a result (1, G, B * H / G * T, ...) of folded queries: (B, H, T, ...)."""
+    G = x.shape[1]
+    return x.squeeze(0).unflatten(1, (B, H // G, -1)).transpose(0, 1).flatten(1, 2)
 
 
 def prefix_attention(
@@ -132,8 +152,9 @@ def prefix_attention(
     softmax mass on the prefix. The prefix is held once, and all B * T queries meet it in one matrix product.
 
     Args:
-        q, k, v: the sequences' own queries, keys and values, (B, H, T, D).
-        prefix_k, prefix_v: keys and values of the shared prefix, (1, H, P, D).
+        q: the sequences' own queries, (B, H, T, D).
+        k, v: their own keys and values, (B, G, T, D); G divides H, and each key head serves H / G query heads.
+        prefix_k, prefix_v: keys and values of the shared prefix, (1, G, P, D).
         mask: which of the sequence's own tokens each position may see, (B, 1, T, T) bool; None is the causal ones.
         scale: factor on the inner products; None is 1 / sqrt(D).
         fused: as in attention_with_mass.
@@ -142,10 +163,10 @@ def prefix_attention(
         Attention output, (B, H, T, D) in the dtype of v, and lam, (B, H, T), float32 or wider.
     """
     B, H, T, D = q.shape
-    together = q.transpose(0, 1).reshape(1, H, B * T, D)  # (1, H, B * T, D)
+    together = fold(q, k.shape[1])  # (1, G, B * H / G * T, D)
     over_prefix, mass_prefix = attention_with_mass(together, prefix_k, prefix_v, causal=False, scale=scale, fused=fused)
-    over_prefix = over_prefix.view(H, B, T, D).transpose(0, 1)  # (B, H, T, D)
-    mass_prefix = mass_prefix.view(H, B, T).transpose(0, 1)  # (B, H, T)
+    over_prefix, mass_prefix = unfold(over_prefix, B, H), unfold(mass_prefix, B, H)  # (B, H, T, D), (B, H, T)
+    k, v = repeat_heads(k, H), repeat_heads(v, H)  # (B, H, T, D)
     over_own, mass_own = attention_with_mass(q, k, v, causal=True, mask=mask, scale=scale, fused=fused)  # likewise
     lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T) = mass on prefix / whole mass
     share = lam.unsqueeze(-1)  # (B, H, T, 1)

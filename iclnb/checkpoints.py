@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from iclnb.gpt import GPT
-from iclnb.layouts import FOR_POSITIONS, LAYOUTS, Layout
+from iclnb.layouts import LAYOUTS, Layout, layout_for, shared_entries
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
 
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
@@ -33,8 +33,8 @@ def load(
 
     Args:
         name: "pocket-gpt", a short name ("fairseq-dense-1.3B", "gpt2", ...), a local folder in the Hub's layout, or a
-            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX); "auto" is what the environment
-            variable ICLNB_MODEL says, else "pocket-gpt".
+            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); "auto" is what the
+            environment variable ICLNB_MODEL says, else "pocket-gpt".
         device: "auto" (the GPU if there is one), or a torch device.
         dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none), or "float32", "float64",
             "float16", "bfloat16"; files of any float dtype are converted tensor by tensor.
@@ -140,27 +140,25 @@ def _fill(model: GPT, layout: Layout, folder: Path, device: torch.device, dtype:
     """Give every parameter of a model on the meta device its tensor from the files in `folder`."""
     where = _tensor_files(folder)
     found = {name.removeprefix(layout.prefix): name for name in where}
-    wanted: dict[Path, list[tuple[str, str, int | None]]] = {}
+    wanted: list[tuple[str, str, int | None]] = []
     parameters = dict(model.named_parameters())
     for ours in parameters:
         theirs, part = layout.source(ours)
         if theirs not in found:
             raise CheckpointError(f"{folder} lacks the tensor {layout.prefix}{theirs}")
-        wanted.setdefault(where[found[theirs]], []).append((ours, theirs, part))
+        wanted.append((ours, theirs, part))
     unused = set(found) - {layout.source(name)[0] for name in parameters} - {layout.source("lm_head.weight")[0]}
     for name in sorted(unused):
         if not name.endswith(layout.ignored):
             raise CheckpointError(f"{folder} holds the tensor {found[name]}, which this architecture has no place for")
-    for file, entries in wanted.items():
-        with _open(file) as tensors:
-            for ours, theirs, part in entries:
-                tensor = layout.unpack(theirs, part, tensors.get_tensor(found[theirs]), model.config.n_head)
-                if tensor.shape != parameters[ours].shape:
-                    shape, expected = tuple(tensor.shape), tuple(parameters[ours].shape)
-                    raise CheckpointError(
-                        f"{found[theirs]} in {file.name} gives {shape} where config.json says {expected}"
-                    )
-                _assign(model, ours, tensor.to(device=device, dtype=dtype))
+    for ours, theirs, part in wanted:
+        file = where[found[theirs]]
+        with _open(file) as tensors:  # opened for each tensor, since an open file keeps all it has read in memory
+            tensor = layout.unpack(theirs, part, tensors.get_tensor(found[theirs]), model.config.n_head)
+        if tensor.shape != parameters[ours].shape:
+            shape, expected = tuple(tensor.shape), tuple(parameters[ours].shape)
+            raise CheckpointError(f"{found[theirs]} in {file.name} gives {shape} where config.json says {expected}")
+        _assign(model, ours, tensor.to(device=device, dtype=dtype))
     if model.config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
 
@@ -221,17 +219,20 @@ def load_tokenizer(folder: Path) -> Any:
 def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint in the Hub's layout, which transformers loads too.
 
-    The layout follows the positions: sinusoidal XGLM, learned GPT-2, rotary GPT-NeoX. Each file is written beside its
-    place and then moved there, so that an interrupted save leaves the earlier file whole.
+    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. Each file is written beside its place
+    and then moved there, so that an interrupted save leaves the earlier file whole.
 
     Args:
         model, tokenizer: what to save; tokenizer may be None.
         folder: made if missing.
         dtype: of the file; None keeps the model's.
+
+    Raises:
+        ValueError: no layout holds the model's configuration.
     """
     folder, config = Path(folder), model.config
+    layout = layout_for(config)
     folder.mkdir(parents=True, exist_ok=True)
-    layout = FOR_POSITIONS[config.positions]
     parts: dict[str, list[torch.Tensor]] = {}
     for ours, parameter in model.named_parameters():
         parts.setdefault(layout.source(ours)[0], []).append(parameter.detach().to("cpu", dtype))  # q, k, v in order
@@ -240,13 +241,11 @@ def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         (name if name == head else layout.prefix + name): layout.pack(name, tensors, config.n_head)
         for name, tensors in parts.items()
     }
-    entries = layout.write_config(config) | {
+    entries = {
+        **layout.write_config(config),
+        **shared_entries(config),
         "architectures": [layout.class_name],
         "model_type": layout.model_type,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
     }
     if tokenizer is not None:

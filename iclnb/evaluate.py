@@ -1,9 +1,11 @@
 """Zero-shot and few-shot prediction, and recording of the internals that comparisons need.
 
-Letters: n examples, B queries of a batch, L layers, H heads, D head width, C width, P prefix tokens, T query tokens.
+Letters: n examples, B queries of a batch, L layers, H heads, D head width, C width, V vocabulary, P prefix tokens,
+T query tokens.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +17,13 @@ from tqdm.auto import tqdm
 
 from iclnb.attention import causal_mask
 from iclnb.gpt import GPT, Prefix, Recorder
+from iclnb.memory import free_bytes, query_bytes
 from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
 from iclnb.tasks import Task
 
 POSITIONS = ("query", "answer")
+BATCH = {"cpu": 64, "cuda": 256}  # queries; larger batches were not faster on a CPU
+NO_ROOM = ("can't allocate memory", "could not create a primitive", "bad_alloc")  # on a CPU: torch, oneDNN, C++
 
 
 class NotFiniteError(ArithmeticError):
@@ -120,7 +125,7 @@ def few_shot(
     limit: int | None = None,
     record: bool = False,
     position: str = "query",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Predictions:
     """Predictions with k demonstrations before every query, in-context learning.
@@ -134,7 +139,8 @@ def few_shot(
         record: keep the internals that iclnb.compare needs.
         position: the recorded position, "query" (the last token of the query) or "answer" (the sequence ends with the
             first answer, as in the official code).
-        batch_size: queries a forward pass.
+        batch_size: queries a forward pass; None is as many as free memory allows, up to a size that serves speed.
+            It changes no result. A pass that runs out of memory is repeated in halves.
         progress: show a progress bar.
 
     Returns:
@@ -180,30 +186,83 @@ def stream(
     limit: int | None = None,
     record: bool = False,
     position: str = "query",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Iterator[Batch]:
-    """Predictions batch by batch, queries sorted by length; two runs over the same task give the same batches.
+    """Predictions batch by batch, longest queries first; two runs over the same task give the same batches.
 
     The prompt's keys and values are computed once. Every query continues them, so a few-shot query costs no more tokens
-    than a zero-shot one. Arguments as in few_shot, with the prompt already built.
+    than a zero-shot one. Where memory is short, a batch takes several passes. Arguments as in few_shot, with the prompt
+    already built.
 
     Yields:
         Batches, whose rows together are 0 .. n - 1.
     """
     if position not in POSITIONS:
         raise ValueError(f"position is {position!r}; accepted are {', '.join(map(repr, POSITIONS))}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None to follow free memory")
     queries = [encode_query(tokenizer, example) for example in queries_of(task, limit)]
     answers = encode_answers(tokenizer, task.answers)
     device = model.embed_tokens.weight.device
     prefix = model.encode_prefix(torch.tensor([prompt.prefix], device=device))  # (1, P)
-    order = sorted(range(len(queries)), key=lambda i: len(queries[i]))
-    starts = range(0, len(order), batch_size)
+    order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
+    size = batch_size or BATCH.get(device.type, BATCH["cpu"])
+    most = batch_size or min(size, _fitting(model, prefix, len(queries[order[0]]), answers, record))  # queries a pass
+    starts, at_first = range(0, len(order), size), most
+
+    def score(some: list[list[int]]) -> tuple[Tensor, Internals | None]:
+        return _score(model, prefix, some, answers, record, position)
+
     for start in tqdm(starts, desc=f"{task.name}, k = {prompt.k}", unit="batch", disable=not progress, leave=False):
-        rows = order[start : start + batch_size]
-        yield Batch(rows, *_score(model, prefix, [queries[i] for i in rows], answers, record, position))
+        rows = order[start : start + size]
+        parts, fitted = halving(score, [queries[i] for i in rows], most)
+        if fitted < most == at_first:
+            warnings.warn(f"memory ran out with {most} queries a pass; going on with {fitted}", stacklevel=2)
+        most = fitted
+        log_probs, internals = zip(*parts, strict=True)
+        yield Batch(rows, torch.cat(log_probs), Internals.join(internals) if record else None)
+
+
+def halving(work: Callable[[Sequence], Any], items: Sequence, most: int) -> tuple[list, int]:
+    """Work on consecutive runs of items; where memory runs out, runs are halved and the work goes on.
+
+    Args:
+        work: a function of some of the items.
+        items: all of them.
+        most: items a run, at first.
+
+    Returns:
+        What `work` gave for each run, in order; and the length of run that was reached.
+
+    Raises:
+        RuntimeError: whatever `work` raises, running out of memory on a single item included.
+    """
+    results, done = [], 0
+    while done < len(items):
+        some, fits = items[done : done + most], True
+        try:
+            results.append(work(some))
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            no_room = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(x in str(error) for x in NO_ROOM)
+            if len(some) == 1 or not no_room:
+                raise
+            fits = False
+        if fits:
+            done += len(some)
+        else:  # the failed run has let go of its tensors only here, after its error
+            most = len(some) // 2
+            torch.cuda.empty_cache()  # nothing where there is no GPU
+    return results, most
+
+
+def _fitting(model: GPT, prefix: Prefix, longest: int, answers: list[list[int]], record: bool) -> int:
+    """How many queries of up to `longest` tokens half of the free memory holds, at least 1."""
+    weight = model.embed_tokens.weight
+    later = sum(len(answer) - 1 for answer in answers)  # answer tokens after the first
+    T = longest + later + len(answers[0]) * record
+    each = query_bytes(model.config, weight.dtype, prefix.length, T, 1 + later, record)
+    return max(1, free_bytes(weight.device) // 2 // each)
 
 
 def _score(
@@ -220,14 +279,20 @@ def _score(
     recorder = Recorder("output", "scores", "query", at=at.to(device)) if record else None
     mask = None if mask is None else mask.to(device)
     hidden = model.hidden(ids.to(device), prefix, recorder, positions.to(device), mask)  # (B, T, C)
-    first = model.logits(_at(hidden, end)).log_softmax(-1)  # (B, V), the same for every answer
-    columns, start = [], end + 1  # start: (B,) index of a branch's first token
+    places, start = [end], end + 1  # start: (B,) index of a branch's first token
     for answer, tokens in zip(answers, branches, strict=True):
-        log_probs = [first[:, answer[0]]]  # (B,)
-        for i, token in enumerate(answer[1:]):
-            log_probs.append(model.logits(_at(hidden, start + i)).log_softmax(-1)[:, token])  # (B,)
-        columns.append(torch.stack(log_probs).mean(0))  # (B,)
+        places += [start + i for i in range(len(answer) - 1)]
         start = start + len(tokens)  # (B,)
+    places = torch.stack(places, dim=1).to(
+        device
+    )  # (B, A): every place that an answer token follows, the query's first
+    logits = model.logits(hidden[torch.arange(len(queries), device=device)[:, None], places])  # (B, A, V)
+    mass = logits.logsumexp(-1)  # (B, A)
+    columns, used = [], 1
+    for answer in answers:
+        follows = [0, *range(used, used + len(answer) - 1)]
+        columns.append((logits[:, follows, answer] - mass[:, follows]).mean(-1))  # (B,)
+        used += len(answer) - 1
     scored = torch.stack(columns, dim=1).cpu()  # (B, classes)
     if not scored.isfinite().all():
         raise NotFiniteError(
@@ -263,11 +328,6 @@ def branch(stems: list[list[int]], branches: list[list[int]]) -> tuple[Tensor, T
     same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
     of_stem = segment[:, None, :] == 0  # (B, 1, T)
     return ids, positions, (causal_mask(ids.shape[1]) & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
-
-
-def _at(hidden: Tensor, index: Tensor) -> Tensor:
-    """hidden (B, T, C) at one index per row: (B, C)."""
-    return hidden[torch.arange(len(index)), index.to(hidden.device)]
 
 
 def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:

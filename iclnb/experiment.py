@@ -30,7 +30,7 @@ def run_task(
     lr: float | str = "held-out",
     limit: int | None = None,
     position: str = "query",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Compare in-context learning and fine-tuning on one task.
@@ -138,7 +138,7 @@ def rate_grid(
     *,
     on: str = "held-out",
     limit: int | None = HELD_OUT,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> list[dict[str, Any]]:
     """Accuracy of fine-tuning at each learning rate.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.gpt import GPT, Recorder
+from iclnb.memory import needs_recomputing
 from iclnb.prompts import build_prompt, training_sequence
 from iclnb.tasks import Task
 
@@ -102,7 +103,7 @@ def train_on(
     """One epoch of SGD over token sequences, one sequence a step, in order.
 
     Trained parameters are kept in float32 at least, whatever the model's dtype: a 16-bit weight would swallow most
-    updates, which are far smaller than its last digit.
+    updates, which are far smaller than its last digit. memory.finetuning_bytes says what all of it takes.
 
     Args:
         model: left untouched.
@@ -124,24 +125,29 @@ def train_on(
     device = student.embed_tokens.weight.device
     for step, ids in enumerate(tqdm(sequences, desc="fine-tuning", unit="step", disable=not progress, leave=False)):
         recorder = Recorder("query") if record else None
-        loss = language_model_loss(student, torch.tensor([ids], device=device), recorder)
+        recompute = needs_recomputing(student.config, student.embed_tokens.weight.dtype, len(ids))
+        loss = language_model_loss(student, torch.tensor([ids], device=device), recorder, recompute=recompute)
+        if recorder is not None:  # before the way back, which may run blocks again
+            q = torch.stack(recorder.layers["query"], dim=3)[0]  # (H, T, L, D)
+            q = q[:, 1:].float().permute(1, 2, 0, 3)  # (T - 1, L, H, D), without <s>
+            queries.append((q / q.shape[-1] ** 0.5).flatten(2).cpu())  # (T - 1, L, C)
         if not torch.isfinite(loss):
             raise DivergedError(f"fine-tuning diverged: the loss is {loss.item()} at step {step} with lr = {lr}")
         gradients = torch.autograd.grad(loss, list(trained.values()))
         with torch.no_grad():
             for p, master, gradient in zip(trained.values(), masters, gradients, strict=True):
                 p.copy_(master.add_(gradient.to(master.dtype), alpha=-lr))
+        del gradients, gradient  # before the next step makes its own
         losses.append(loss.item())
-        if recorder is not None:
-            q = torch.stack(recorder.layers["query"], dim=3)[0]  # (H, T, L, D)
-            q = q[:, 1:].float().permute(1, 2, 0, 3)  # (T - 1, L, H, D), without <s>
-            queries.append((q / q.shape[-1] ** 0.5).flatten(2).cpu())  # (T - 1, L, C)
     return FineTuned(student.eval().requires_grad_(True), losses, queries)
 
 
-def language_model_loss(model: GPT, ids: Tensor, recorder: Recorder | None = None) -> Tensor:
-    """Mean negative log-probability, a float32 scalar, of every token of ids (1, T) after the first."""
-    logits = model(ids, recorder=recorder)  # (1, T, V)
+def language_model_loss(model: GPT, ids: Tensor, recorder: Recorder | None = None, recompute: bool = False) -> Tensor:
+    """Mean negative log-probability, a float32 scalar, of every token of ids (1, T) after the first.
+
+    `recorder` and `recompute` as in GPT.hidden.
+    """
+    logits = model(ids, recorder=recorder, recompute=recompute)  # (1, T, V)
     return F.cross_entropy(logits[0, :-1], ids[0, 1:])
 
 

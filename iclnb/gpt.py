@@ -1,7 +1,7 @@
-"""The decoder-only Transformer: the GPT of the paper's checkpoints, GPT-2 and rotary GPTs, by configuration.
+"""The decoder-only Transformer: the GPT of the paper's checkpoints, GPT-2, and rotary GPTs, by configuration.
 
-Letters: B sequences, T tokens, P prefix tokens, C width, H heads, D = C / H head width, V vocabulary.
-Blocks are pre-LayerNorm: x + attention(norm(x)), then x + mlp(norm(x)).
+Letters: B sequences, T tokens, P prefix tokens, C width, H heads, G key heads, D = C / H head width, V vocabulary.
+Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)).
 """
 
 import math
@@ -11,11 +11,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from iclnb.attention import attention_scores, prefix_attention, widen
+from iclnb.attention import attention_scores, fold, prefix_attention, repeat_heads, unfold, widen
 
 POSITIONS = ("sinusoidal", "learned", "rotary")
-ACTIVATIONS = ("gelu", "gelu_tanh")
+ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+VOCABULARY_PIECE = 2048  # rows of 16-bit output weights that are widened at a time
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,21 @@ class GPTConfig:
         n_layer, n_head, n_embd: layers, heads H and width C; H divides C.
         n_positions: longest sequence, prefix included.
         d_ff: width of the hidden layer of each MLP; None is 4 C.
-        positions: "sinusoidal" (fairseq's table, offset 2), "learned" (GPT-2) or "rotary" (GPT-NeoX).
+        n_kv_head: heads G of keys and values, each shared by H / G query heads; G divides H; None is H.
+        positions: "sinusoidal" (fairseq's table, offset 2), "learned" (GPT-2) or "rotary" (GPT-NeoX, Llama).
         rotary_fraction, rotary_base: share of each head that rotates, and the base of its frequencies.
-        activation: "gelu" (exact) or "gelu_tanh" (GPT-2's approximation).
+        activation: "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "swiglu" (Llama's gated MLP).
+        norm: "layer" (LayerNorm) or "rms" (RMSNorm, Llama).
+        bias: biases in all linear layers of the blocks.
+        qkv_bias: biases in the query, key and value projections; None is as `bias` says.
         scale_embeddings: multiply token embeddings by sqrt(C), as fairseq does.
         parallel_residual: x + attention(norm(x)) + mlp(norm(x)) in one step, as most GPT-NeoX models do.
         tie_embeddings: use the embedding table as the output projection.
-        layer_norm_eps: added to the variance in LayerNorm.
+        layer_norm_eps: added to the variance in LayerNorm, to the mean square in RMSNorm.
         bos_token_id, eos_token_id: ids of `<s>` and `</s>`.
 
     Raises:
-        ValueError: H does not divide C, or an unknown variant.
+        ValueError: H does not divide C, G does not divide H, or an unknown variant.
     """
 
     vocab_size: int
@@ -46,10 +53,14 @@ class GPTConfig:
     n_embd: int
     n_positions: int = 2048
     d_ff: int | None = None
+    n_kv_head: int | None = None
     positions: str = "sinusoidal"
     rotary_fraction: float = 1.0
     rotary_base: float = 10000.0
     activation: str = "gelu"
+    norm: str = "layer"
+    bias: bool = True
+    qkv_bias: bool | None = None
     scale_embeddings: bool = False
     parallel_residual: bool = False
     tie_embeddings: bool = True
@@ -60,15 +71,21 @@ class GPTConfig:
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, which n_head = {self.n_head} does not divide")
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions is {self.positions!r}; known are {', '.join(POSITIONS)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; known are {', '.join(ACTIVATIONS)}")
+        if self.n_head % self.key_heads:
+            raise ValueError(f"n_head is {self.n_head}, which n_kv_head = {self.n_kv_head} does not divide")
+        for option, known in (("positions", POSITIONS), ("activation", ACTIVATIONS), ("norm", NORMS)):
+            if (value := getattr(self, option)) not in known:
+                raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
 
     @property
     def head_dim(self) -> int:
         """Width D of one head."""
         return self.n_embd // self.n_head
+
+    @property
+    def key_heads(self) -> int:
+        """Heads G of keys and values."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
 
 
 class Recorder:
@@ -79,7 +96,7 @@ class Recorder:
             "output": the attention block's output after its output projection, before the residual, (B, C);
             "scores": scaled inner products of the query with every key, before mask and softmax, (B, H, P + T);
             "query": the query vectors W_Q x before any rotation, (B, H, D);
-            "key", "value": all keys and values, (B, H, T, D).
+            "key", "value": all keys and values, (B, G, T, D).
         at: (B,) int, the position of each sequence that output, scores and query are taken at; None takes every
             position, which adds a T dimension before the last.
 
@@ -101,9 +118,9 @@ class Recorder:
 
         Args:
             query: W_Q x, (B, H, T, D).
-            q, k, v: what attention used, rotated where positions are rotary, (B, H, T, D).
+            q, k, v: what attention used, rotated where positions are rotary, (B, H, T, D) and twice (B, G, T, D).
             output: the attention block's output, (B, T, C).
-            prefix_k: keys of the prefix, (1, H, P, D), or None.
+            prefix_k: keys of the prefix, (1, G, P, D), or None.
         """
         if "output" in self.layers:
             self._keep("output", self._select(output))  # (B, C)
@@ -111,9 +128,11 @@ class Recorder:
             self._keep("query", self._select(query))  # (B, H, D)
         if "scores" in self.layers:
             q_at = self._select(q)  # (B, H, 1 or T, D)
-            scores = attention_scores(q_at, k)  # (B, H, 1 or T, T)
+            B, H, *_ = q_at.shape
+            scores = attention_scores(q_at, repeat_heads(k, H))  # (B, H, 1 or T, T)
             if prefix_k is not None:
-                scores = torch.cat([attention_scores(q_at, prefix_k), scores], dim=-1)  # (B, H, 1 or T, P + T)
+                over_prefix = unfold(attention_scores(fold(q_at, k.shape[1]), prefix_k), B, H)  # (B, H, 1 or T, P)
+                scores = torch.cat([over_prefix, scores], dim=-1)  # (B, H, 1 or T, P + T)
             self._keep("scores", scores)
         if "key" in self.layers:
             self.layers["key"].append(k)
@@ -133,7 +152,7 @@ class Recorder:
 
 @dataclass
 class Prefix:
-    """Keys and values of a token sequence that later sequences continue: one (1, H, P, D) pair a layer."""
+    """Keys and values of a token sequence that later sequences continue: one (1, G, P, D) pair a layer."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -188,11 +207,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.n_head = config.n_head
-        self.q_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.k_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.v_proj = nn.Linear(config.n_embd, config.n_embd)
-        self.out_proj = nn.Linear(config.n_embd, config.n_embd)
+        C, D, bias = config.n_embd, config.head_dim, config.bias if config.qkv_bias is None else config.qkv_bias
+        self.head_dim = D
+        self.q_proj = nn.Linear(C, C, bias)
+        self.k_proj = nn.Linear(C, config.key_heads * D, bias)
+        self.v_proj = nn.Linear(C, config.key_heads * D, bias)
+        self.out_proj = nn.Linear(C, C, config.bias)
 
     def forward(
         self,
@@ -202,13 +222,15 @@ class SelfAttention(nn.Module):
         mask: Tensor | None = None,
         recorder: Recorder | None = None,
     ) -> Tensor:
-        """Attend within x (B, T, C), after `prefix`, a pair of keys and values (1, H, P, D); returns (B, T, C)."""
-        query, k, v = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, T, D) each
+        """Attend within x (B, T, C), after `prefix`, a pair of keys and values (1, G, P, D); returns (B, T, C)."""
+        query = self._heads(self.q_proj(x))  # (B, H, T, D)
+        k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))  # (B, G, T, D)
         q = query
         if rotary is not None:
-            q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D)
+            q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D), (B, G, T, D)
         if prefix is None:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)  # (B, H, T, D)
+            own_k, own_v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])  # (B, H, T, D)
+            y = F.scaled_dot_product_attention(q, own_k, own_v, attn_mask=mask, is_causal=mask is None)  # (B, H, T, D)
         else:
             y, _ = prefix_attention(q, k, v, *prefix, mask)  # (B, H, T, D)
         output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
@@ -217,34 +239,37 @@ class SelfAttention(nn.Module):
         return output
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, C) as (B, H, T, D)."""
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+        """(B, T, H * D) as (B, H, T, D)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
+    """Two linear layers with an activation between them; SwiGLU has a third, whose SiLU multiplies the first."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         d_ff = config.d_ff or 4 * config.n_embd
-        self.up_proj = nn.Linear(config.n_embd, d_ff)
-        self.down_proj = nn.Linear(d_ff, config.n_embd)
+        self.up_proj = nn.Linear(config.n_embd, d_ff, config.bias)
+        self.gate_proj = nn.Linear(config.n_embd, d_ff, config.bias) if config.activation == "swiglu" else None
+        self.down_proj = nn.Linear(d_ff, config.n_embd, config.bias)
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
+        if self.gate_proj is not None:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each behind a LayerNorm and added to the residual stream."""
+    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.parallel_residual = config.parallel_residual
-        self.attn_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.attn_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.attn = SelfAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.mlp_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None) -> Tensor:
@@ -254,7 +279,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token embeddings, positions, a stack of blocks, a last LayerNorm and the output projection."""
+    """Token embeddings, positions, a stack of blocks, a last norm and the output projection."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -263,7 +288,7 @@ class GPT(nn.Module):
         if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.n_positions, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.final_norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_eps)
+        self.final_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -286,9 +311,9 @@ class GPT(nn.Module):
                 parameter.normal_(0.0, std, generator=generator)
         return self
 
-    def forward(self, ids: Tensor, prefix: Prefix | None = None, recorder: Recorder | None = None) -> Tensor:
-        """Next-token logits, (B, T, V) float32, of token ids (B, T) that continue `prefix`."""
-        return self.logits(self.hidden(ids, prefix, recorder))  # (B, T, V)
+    def forward(self, ids: Tensor, prefix: Prefix | None = None, recorder: Recorder | None = None, **how) -> Tensor:
+        """Next-token logits, (B, T, V) float32, of token ids (B, T) that continue `prefix`; `how` as in hidden."""
+        return self.logits(self.hidden(ids, prefix, recorder, **how))  # (B, T, V)
 
     def hidden(
         self,
@@ -297,8 +322,9 @@ class GPT(nn.Module):
         recorder: Recorder | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        recompute: bool = False,
     ) -> Tensor:
-        """Output of the last LayerNorm.
+        """Output of the last norm.
 
         Args:
             ids: (B, T) token ids; shorter sequences are padded on the right with any id.
@@ -306,6 +332,7 @@ class GPT(nn.Module):
             recorder: what to keep of the attention layers.
             positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1.
             mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
+            recompute: for gradients, keep the input of each block alone and compute the rest again on the way back.
 
         Returns:
             (B, T, C) in the model's dtype.
@@ -320,12 +347,18 @@ class GPT(nn.Module):
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             before = (prefix.keys[layer], prefix.values[layer]) if prefix is not None else None
-            x = block(x, rotary, before, mask, recorder)  # (B, T, C)
+            if recompute:
+                x = checkpoint(block, x, rotary, before, mask, recorder, use_reentrant=False)  # (B, T, C)
+            else:
+                x = block(x, rotary, before, mask, recorder)  # (B, T, C)
         return self.final_norm(x)  # (B, T, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, (..., V) float32 or wider, of hidden states (..., C)."""
-        return widen(self.lm_head(hidden))
+        """Logits, (..., V) float32 or wider, of hidden states (..., C); a 16-bit product would round them coarsely."""
+        weight = self.lm_head.weight  # (V, C)
+        if weight.dtype == widen(hidden).dtype:
+            return self.lm_head(hidden)
+        return torch.cat([F.linear(widen(hidden), widen(rows)) for rows in weight.split(VOCABULARY_PIECE)], dim=-1)
 
     @torch.no_grad()
     def encode_prefix(self, ids: Tensor) -> Prefix:

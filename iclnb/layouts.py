@@ -1,10 +1,10 @@
-"""How the Hub's checkpoint layouts name and pack the parameters of a GPT: XGLM, GPT-2 and GPT-NeoX.
+"""How the Hub's checkpoint layouts name and pack the parameters of a GPT: XGLM, GPT-2, GPT-NeoX, Llama and Qwen2.
 
 A layout says, for each of our parameters, which tensor of the file holds it and which part of that tensor it is.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -144,8 +144,21 @@ def _write_gpt2(c: GPTConfig) -> dict:
     }
 
 
+def _rope(c: dict) -> dict:
+    """What newer files say about rotary positions in one entry, and older ones at the top.
+
+    Raises:
+        ValueError: the frequencies are scaled for longer sequences.
+    """
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"rope_type is {kind!r}; supported is 'default', rotary positions without scaling")
+    return rope
+
+
 def _read_neox(c: dict) -> GPTConfig:
-    rope = c.get("rope_parameters") or {}  # where newer files keep what older ones have at the top
+    rope = _rope(c)
     return GPTConfig(
         vocab_size=c["vocab_size"],
         n_layer=c["num_hidden_layers"],
@@ -177,6 +190,57 @@ def _write_neox(c: GPTConfig) -> dict:
         "hidden_act": c.activation.replace("gelu_tanh", "gelu_new"),
         "use_parallel_residual": c.parallel_residual,
         "layer_norm_eps": c.layer_norm_eps,
+    }
+
+
+def _read_llama(c: dict, qkv_bias: bool = False) -> GPTConfig:
+    supported = {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        "head_dim": c["hidden_size"] // c["num_attention_heads"],
+    }
+    for name, value in supported.items():
+        if c.get(name, value) not in (value, None):
+            raise ValueError(f"{name} is {c[name]!r}; supported is {value!r}")
+    eos = c["eos_token_id"][0] if isinstance(c["eos_token_id"], list) else c["eos_token_id"]
+    return GPTConfig(
+        vocab_size=c["vocab_size"],
+        n_layer=c["num_hidden_layers"],
+        n_head=c["num_attention_heads"],
+        n_kv_head=c.get("num_key_value_heads"),
+        n_embd=c["hidden_size"],
+        n_positions=c["max_position_embeddings"],
+        d_ff=c["intermediate_size"],
+        positions="rotary",
+        rotary_base=_rope(c).get("rope_theta", c.get("rope_theta", 10000.0)),
+        activation="swiglu",
+        norm="rms",
+        bias=False,
+        qkv_bias=qkv_bias,
+        layer_norm_eps=c["rms_norm_eps"],
+        tie_embeddings=c.get("tie_word_embeddings", False),
+        bos_token_id=eos if c.get("bos_token_id") is None else c["bos_token_id"],
+        eos_token_id=eos,
+    )
+
+
+def _read_qwen2(c: dict) -> GPTConfig:
+    return _read_llama(c, qkv_bias=True)
+
+
+def _write_llama(c: GPTConfig) -> dict:
+    return {
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.key_heads,
+        "hidden_size": c.n_embd,
+        "intermediate_size": c.d_ff or 4 * c.n_embd,
+        "max_position_embeddings": c.n_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rotary_base},
+        "hidden_act": "silu",
+        "rms_norm_eps": c.layer_norm_eps,
     }
 
 
@@ -252,5 +316,63 @@ NEOX = Layout(
     write_config=_write_neox,
 )
 
-LAYOUTS = {layout.model_type: layout for layout in (XGLM, GPT2, NEOX)}
-FOR_POSITIONS = {"sinusoidal": XGLM, "learned": GPT2, "rotary": NEOX}
+LLAMA = Layout(
+    model_type="llama",
+    class_name="LlamaForCausalLM",
+    prefix="model.",
+    block="layers.{}",
+    names={
+        "embed_tokens": "embed_tokens",
+        "final_norm": "norm",
+        "lm_head": "lm_head",
+        "attn_norm": "input_layernorm",
+        "attn.q_proj": "self_attn.q_proj",
+        "attn.k_proj": "self_attn.k_proj",
+        "attn.v_proj": "self_attn.v_proj",
+        "attn.out_proj": "self_attn.o_proj",
+        "mlp_norm": "post_attention_layernorm",
+        "mlp.gate_proj": "mlp.gate_proj",
+        "mlp.up_proj": "mlp.up_proj",
+        "mlp.down_proj": "mlp.down_proj",
+    },
+    ignored=("rotary_emb.inv_freq",),
+    read_config=_read_llama,
+    write_config=_write_llama,
+)
+
+QWEN2 = replace(LLAMA, model_type="qwen2", class_name="Qwen2ForCausalLM", read_config=_read_qwen2)
+
+LAYOUTS = {layout.model_type: layout for layout in (XGLM, GPT2, NEOX, LLAMA, QWEN2)}
+
+
+def shared_entries(c: GPTConfig) -> dict:
+    """The entries of config.json that every layout has."""
+    return {
+        "vocab_size": c.vocab_size,
+        "tie_word_embeddings": c.tie_embeddings,
+        "bos_token_id": c.bos_token_id,
+        "eos_token_id": c.eos_token_id,
+    }
+
+
+def layout_for(config: GPTConfig) -> Layout:
+    """The layout that keeps everything of this configuration.
+
+    Raises:
+        ValueError: there is none, because no architecture of the Hub combines these variants.
+    """
+    for layout in LAYOUTS.values():
+        try:
+            read_again = layout.read_config(layout.write_config(config) | shared_entries(config))
+        except ValueError:  # a variant that this layout cannot say
+            continue
+        if _spelled_out(read_again, config) == _spelled_out(config, config):
+            return layout
+    raise ValueError(f"no layout of {', '.join(LAYOUTS)} holds {config}")
+
+
+def _spelled_out(c: GPTConfig, ids: GPTConfig) -> GPTConfig:
+    """The configuration with its defaults written out, and the special ids of another."""
+    biases = c.bias if c.qkv_bias is None else c.qkv_bias
+    explicit = {"d_ff": c.d_ff or 4 * c.n_embd, "n_kv_head": c.key_heads, "qkv_bias": biases}
+    return replace(c, **explicit, bos_token_id=ids.bos_token_id, eos_token_id=ids.eos_token_id)

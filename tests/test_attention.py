@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from iclnb import kernels
 from iclnb.attention import ema, linear_attention, momentum_attention, prefix_attention, softmax_attention
 
 
@@ -29,13 +31,14 @@ def test_linear_attention_equals_the_sum_over_keys(causal):
     torch.testing.assert_close(linear_attention(q, k, v, causal), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("B, H, T, P, D", [(1, 1, 1, 1, 2), (3, 2, 5, 7, 4), (4, 3, 2, 40, 8)])
+@pytest.mark.parametrize("B, H, G, T, P, D", [(1, 1, 1, 1, 1, 2), (3, 2, 2, 5, 7, 4), (4, 6, 3, 2, 40, 8)])
 @pytest.mark.parametrize("fused", [False, True])
-def test_prefix_attention_equals_attention_over_the_concatenation(B, H, T, P, D, fused):
-    q, k, v = qkv(B, H, T, D)
-    _, pk, pv = qkv(1, H, P, D, seed=1)
+def test_prefix_attention_equals_attention_over_the_concatenation(B, H, G, T, P, D, fused):
+    q, (_, k, v) = qkv(B, H, T, D)[0], qkv(B, G, T, D, seed=2)
+    _, pk, pv = qkv(1, G, P, D, seed=1)
     out, lam = prefix_attention(q, k, v, pk, pv, fused=fused)
     all_k, all_v = (torch.cat([a.expand(B, -1, -1, -1), b], dim=2) for a, b in ((pk, k), (pv, v)))
+    all_k, all_v = (x.repeat_interleave(H // G, dim=1) for x in (all_k, all_v))  # key head g serves heads gH/G, ...
     sees = torch.cat([torch.ones(T, P, dtype=torch.bool), torch.ones(T, T, dtype=torch.bool).tril()], dim=1)
     expected = F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=sees)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
@@ -63,10 +66,64 @@ def test_prefix_attention_has_the_gradients_of_the_concatenation():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_prefix_attention_survives_scores_that_overflow_exp(fused):
-    q, k, v = (100 * x for x in qkv(2, 2, 3, 4))
-    out, lam = prefix_attention(q, k, v, 50 * k[:1], v[:1], fused=fused)
-    assert out.isfinite().all() and lam.isfinite().all()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_prefix_attention_survives_scores_that_overflow_exp(dtype, fused):
+    """Scores of many thousands, beyond exp in any dtype and beyond the numbers of float16, against float64."""
+    q, k, v = (x.to(dtype) for x in qkv(2, 2, 3, 4))
+    _, pk, pv = (x.to(dtype) for x in qkv(1, 2, 5, 4, seed=1))
+    q, k, pk = 400 * q, 400 * k, 400 * pk
+    assert (q.double() @ k.double().transpose(-2, -1)).abs().max() > torch.finfo(torch.float16).max
+    expected, expected_lam = prefix_attention(*(x.double() for x in (q, k, v, pk, pv)), fused=False)
+    out, lam = prefix_attention(q, k, v, pk, pv, fused=fused)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(lam.double(), expected_lam, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype, flash", [(torch.float16, True), (torch.float16, False), (torch.float32, False)])
+def test_on_a_gpu_both_parts_go_through_a_kernel_with_its_log_sum_exp(dtype, flash, monkeypatch):
+    """Shapes and dispatch alone: torch's fake tensors stand for a GPU's, and know what each kernel returns."""
+    monkeypatch.setattr(kernels, "can_use_flash_attention", lambda asked: flash)
+    monkeypatch.setattr(kernels, "can_use_efficient_attention", lambda asked: True)
+    called = []
+    for name in ("gpu_flash", "gpu_memory_efficient"):
+        kernel = getattr(kernels, name)
+        spy = lambda *inputs, name=name, kernel=kernel: called.append(name) or kernel(*inputs)  # noqa: E731
+        monkeypatch.setattr(kernels, name, spy)
+    with FakeTensorMode():
+        q, k, v = (torch.empty(3, 4, 5, 16, dtype=dtype, device="cuda") for _ in range(3))
+        pk, pv = (torch.empty(1, 4, 33, 16, dtype=dtype, device="cuda") for _ in range(2))
+        out, lam = prefix_attention(q, k, v, pk, pv)
+    assert (out.shape, out.dtype, lam.shape, lam.dtype) == ((3, 4, 5, 16), dtype, (3, 4, 5), torch.float32)
+    assert called == 2 * ["gpu_flash" if flash else "gpu_memory_efficient"]
+
+
+def test_the_plain_form_is_taken_where_no_kernel_fits(monkeypatch):
+    for name in ("can_use_flash_attention", "can_use_efficient_attention"):
+        monkeypatch.setattr(kernels, name, lambda asked: True)
+    with FakeTensorMode():
+        q = torch.empty(2, 2, 5, 16, device="cuda")
+        assert kernels.find_kernel(q, q, q, True, None) is not None
+        mask = torch.ones(2, 1, 5, 5, dtype=torch.bool, device="cuda")
+        assert kernels.find_kernel(q, q, q, True, mask) is None
+        odd = torch.empty(2, 2, 5, 12, device="cuda")
+        assert kernels.find_kernel(odd, odd, odd, True, None) is None
+        monkeypatch.setattr(kernels, "can_use_flash_attention", lambda asked: False)
+        monkeypatch.setattr(kernels, "can_use_efficient_attention", lambda asked: False)  # float64, say
+        assert kernels.find_kernel(q, q, q, True, None) is None
+    learnt = torch.zeros(1, 1, 2, 8, requires_grad=True)
+    assert kernels.find_kernel(learnt, learnt, learnt, True, None) is None
+    with pytest.raises(ValueError, match="fused is True, but no kernel takes torch.float32 on cpu"):
+        prefix_attention(*5 * [learnt], fused=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-2)])
+def test_prefix_attention_on_a_gpu_equals_the_plain_form(dtype, tolerance):
+    q, k, v = (x.to("cuda", dtype) for x in qkv(5, 4, 37, 64))
+    _, pk, pv = (x.to("cuda", dtype) for x in qkv(1, 4, 300, 64, seed=1))
+    expected = prefix_attention(*(x.double() for x in (q, k, v, pk, pv)), fused=False)
+    for found, plain in zip(prefix_attention(q, k, v, pk, pv, fused=True), expected, strict=True):
+        assert (found.double() - plain).norm() / plain.norm() < tolerance
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,18 +51,39 @@ def test_half_precision_files_are_read_into_any_dtype(dtype, tmp_path):
     assert torch.equal(model.embed_tokens.weight, hf.model.embed_tokens.weight.to(target))
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
-def test_what_is_saved_transformers_loads(positions, tmp_path):
-    config = GPTConfig(vocab_size=60, n_layer=2, n_head=4, n_embd=32, positions=positions, eos_token_id=1)
+LLAMA = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "n_kv_head": 2, "d_ff": 80}
+SAVED = {
+    "xglm": {"positions": "sinusoidal"},
+    "gpt2": {"positions": "learned"},
+    "gpt_neox": {"positions": "rotary"},
+    "llama": LLAMA | {"qkv_bias": False},
+    "qwen2": LLAMA | {"qkv_bias": True, "tie_embeddings": False},
+}
+
+
+@pytest.mark.parametrize("model_type", SAVED)
+def test_what_is_saved_transformers_loads(model_type, tmp_path):
+    config = GPTConfig(vocab_size=60, n_layer=2, n_head=4, n_embd=32, eos_token_id=1, **SAVED[model_type])
     model = GPT(config).initialise(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))  # no bias stays zero, no norm one
     save(model, None, tmp_path)
     ids = torch.randint(0, 60, (2, 30))
     with torch.no_grad():
         hf = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        assert hf.config.model_type == model_type
         torch.testing.assert_close(hf(ids).logits, model(ids), rtol=1e-5, atol=1e-5)
     again = iclnb.checkpoints.load_model(tmp_path, torch.device("cpu"), torch.float32)
-    assert again.config == GPTConfig(**{**config.__dict__, "d_ff": 128 if positions != "learned" else None})
+    assert again.config == replace(config, d_ff=config.d_ff or (None if model_type == "gpt2" else 128))
     assert all(torch.equal(p, q) for p, q in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_a_mixture_that_no_architecture_has_is_not_saved(tmp_path):
+    model = GPT(GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=8, positions="learned", norm="rms"))
+    with pytest.raises(ValueError, match="no layout of .*llama.* holds .*norm='rms'"):
+        save(model, None, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_files_of_gpt2_without_the_prefix_are_read_too(tmp_path):
@@ -123,7 +146,10 @@ def lose_shard(folder):
     [
         (lambda f: (f / "config.json").unlink(), "holds no config.json"),
         (lambda f: truncate(f, "config.json"), "config.json is not JSON"),
-        (lambda f: edit_config(f, model_type="bert"), "model_type 'bert'; supported are xglm, gpt2, gpt_neox"),
+        (
+            lambda f: edit_config(f, model_type="bert"),
+            "model_type 'bert'; supported are xglm, gpt2, gpt_neox, llama, qwen2",
+        ),
         (lambda f: edit_config(f, num_layers=None), "lacks the entry 'num_layers'"),
         (lambda f: edit_config(f, activation_function="swish"), "activation_function is 'swish'"),
         (lambda f: edit_config(f, ffn_dim=64), "gives .* where config.json says"),
@@ -140,6 +166,24 @@ def test_bad_checkpoints_are_refused_in_one_sentence(damage, message, checkpoint
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
+        ({"attention_bias": True}, "attention_bias is True; supported is False"),
+        ({"head_dim": 16}, "head_dim is 16; supported is 8"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rms_norm_eps": None}, "lacks the entry 'rms_norm_eps'"),
+    ],
+)
+def test_llama_variants_that_are_not_supported_are_refused(entries, message, tmp_path):
+    save_checkpoint(tmp_path, "llama")
+    edit_config(tmp_path, **entries)
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path)
 
 
 def test_auto_is_the_environments_model(checkpoint, monkeypatch):
@@ -164,6 +208,33 @@ def test_without_a_network_the_error_says_what_to_fetch():
 def test_unknown_devices_and_dtypes_are_refused(option, message, checkpoint):
     with pytest.raises(ValueError, match=message):
         load(checkpoint, **option)
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from iclnb.checkpoints import load_model
+
+def memory(entry):
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith(entry)).split()[1])
+
+small, large, dtype = Path(sys.argv[1]), Path(sys.argv[2]), getattr(torch, sys.argv[3])
+load_model(small, torch.device("cpu"), dtype)  # all code is loaded now
+before = memory("VmRSS")
+model = load_model(large, torch.device("cpu"), dtype)
+for p in model.parameters():
+    p.sum()  # what is only mapped counts too
+print((memory("VmHWM") - before) / sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
+def test_loading_takes_the_models_own_memory_and_no_second_copy(checkpoint, tmp_path):
+    hf_model("xglm", layers=6, width=1024, heads=8).half().save_pretrained(tmp_path / "large", max_shard_size="80MB")
+    command = [sys.executable, "-c", PEAK, str(checkpoint), str(tmp_path / "large"), "float32"]  # converted on the way
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.1
 
 
 class Hub(http.server.SimpleHTTPRequestHandler):

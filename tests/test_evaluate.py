@@ -4,9 +4,10 @@ import pytest
 import torch
 from toys import save_checkpoint, toy_task
 
-from iclnb import few_shot, load, zero_shot
+from iclnb import evaluate, few_shot, load, zero_shot
 from iclnb.evaluate import NotFiniteError, branch
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.memory import query_bytes
 from iclnb.prompts import build_prompt
 
 
@@ -47,6 +48,16 @@ def test_log_probabilities_equal_a_plain_loop(name, k, setting):
     assert run.accuracy == pytest.approx((expected.argmax(-1) == run.labels).float().mean().item())
 
 
+def test_a_model_with_grouped_heads_equals_a_plain_loop_too(tmp_path):
+    hf = save_checkpoint(tmp_path, "llama", positions=512, heads_a_key=2)
+    model, tokenizer = load(tmp_path)
+    task = toy_task(name="sst5")
+    run = few_shot(model, tokenizer, task, k=4, seed=3, record=True)
+    expected = plain_log_probs(hf, model, tokenizer, task, 4, seed=3)
+    torch.testing.assert_close(run.log_probs, expected, rtol=1e-5, atol=1e-5)
+    assert run.internals.prefix_scores.shape == (9, 2, len(run.prompt.prefix))
+
+
 def test_answers_of_one_token_and_of_several_are_both_covered(setting):
     tokenizer = setting[2]
     lengths = {len(tokenizer.encode(f" {a}")) for name in ("sst2", "sst5", "cb") for a in toy_task(name=name).answers}
@@ -77,16 +88,89 @@ def test_what_does_not_fork_needs_no_mask():
 @pytest.mark.parametrize("record", [False, True])
 def test_the_batch_size_changes_nothing(record, setting):
     _, model, tokenizer = setting
-    task = toy_task(evaluation=11)
-    one, many = (few_shot(model, tokenizer, task, 4, 1, batch_size=size, record=record) for size in (1, 8))
-    torch.testing.assert_close(one.log_probs, many.log_probs, rtol=1e-5, atol=1e-5)
-    if record:
+    task = toy_task(evaluation=11, name="sst5")
+    one, *others = (few_shot(model, tokenizer, task, 4, 1, batch_size=size, record=record) for size in (1, 8, None))
+    for many in others:
+        torch.testing.assert_close(one.log_probs, many.log_probs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(one.predicted, many.predicted) and torch.equal(one.labels, many.labels)
+        if not record:
+            continue
         for name in ("output", "prefix_scores", "query"):
             torch.testing.assert_close(
                 getattr(one.internals, name), getattr(many.internals, name), rtol=1e-4, atol=1e-5
             )
         for a, b in zip(one.internals.scores, many.internals.scores, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def short_of_memory(fits, error, sizes):
+    """_score on a machine where a pass of more than `fits` queries runs out of memory; `sizes` gets every pass."""
+    score = evaluate._score
+
+    def scarce(model, prefix, queries, *more):
+        sizes.append(len(queries))
+        if len(queries) > fits:
+            raise error
+        return score(model, prefix, queries, *more)
+
+    return scarce
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),  # what oneDNN says when it finds no room
+    ],
+)
+def test_a_batch_that_memory_does_not_hold_is_halved(error, setting, monkeypatch):
+    _, model, tokenizer = setting
+    task, sizes = toy_task(evaluation=30), []
+    expected = few_shot(model, tokenizer, task, 4, 1, batch_size=30, record=True)
+    monkeypatch.setattr(evaluate, "_score", short_of_memory(4, error, sizes))
+    with pytest.warns(UserWarning, match="memory ran out with 10 queries a pass; going on with 2") as said:
+        run = few_shot(model, tokenizer, task, 4, 1, batch_size=10, record=True)
+    assert sizes == [10, 5, 2, 2, 2, 2, 2] + 10 * [2]  # what was found out holds for the batches that follow
+    assert len(said) == 1
+    torch.testing.assert_close(run.log_probs, expected.log_probs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run.internals.output, expected.internals.output, rtol=1e-4, atol=1e-5)
+
+
+def test_runs_that_are_compared_keep_their_rows_together_when_one_runs_out_of_memory(setting, monkeypatch):
+    _, model, tokenizer = setting
+    task = toy_task(evaluation=30)
+    prompts = [build_prompt(model.config, tokenizer, task, k, 1) for k in (0, 4)]
+    roomy = list(evaluate.stream(model, tokenizer, task, prompts[0], batch_size=8))
+    monkeypatch.setattr(evaluate, "_score", short_of_memory(3, torch.OutOfMemoryError(), []))
+    with pytest.warns(UserWarning, match="memory ran out"):
+        scarce = list(evaluate.stream(model, tokenizer, task, prompts[1], batch_size=8))
+    assert [batch.rows for batch in scarce] == [batch.rows for batch in roomy]
+
+
+@pytest.mark.parametrize("fits, error", [(9, RuntimeError("shapes differ")), (0, torch.OutOfMemoryError("no room"))])
+def test_errors_that_smaller_batches_cannot_mend_come_through(fits, error, setting, monkeypatch, recwarn):
+    _, model, tokenizer = setting
+    monkeypatch.setattr(evaluate, "_score", short_of_memory(fits, error, []))
+    with pytest.raises(RuntimeError, match=str(error)):
+        few_shot(model, tokenizer, toy_task(evaluation=20), 2, batch_size=10)
+
+
+def test_passes_are_as_large_as_free_memory_allows(setting, monkeypatch):
+    _, model, tokenizer = setting
+    task, sizes = toy_task(evaluation=90), []
+    monkeypatch.setattr(evaluate, "_score", short_of_memory(100, None, sizes))
+    zero_shot(model, tokenizer, task)
+    assert sizes == [64, 26]  # memory to spare
+    each = query_bytes(model.config, torch.float32, P=1, T=30, answer_tokens=2, record=False)
+    monkeypatch.setattr(evaluate, "free_bytes", lambda device: 20 * each)
+    sizes.clear()
+    few_shot(model, tokenizer, task, k=4)
+    assert sum(sizes) == 90 and 1 < max(sizes) < 20
+    monkeypatch.setattr(evaluate, "free_bytes", lambda device: 0)
+    sizes.clear()
+    zero_shot(model, tokenizer, task)
+    assert sizes == 90 * [1]
 
 
 def test_recording_changes_no_prediction(setting):

@@ -22,10 +22,11 @@ def sequences(tokenizer, config, task):
     return [[config.bos_token_id, *tokenizer.encode(text)] for text in texts]
 
 
-def test_one_epoch_equals_sgd_on_transformers_model(tmp_path, setting):
-    _, model, tokenizer = setting
+@pytest.mark.parametrize("kind, extra", [("xglm", {}), ("llama", {"heads_a_key": 2}), ("qwen2", {})])
+def test_one_epoch_equals_sgd_on_transformers_model(kind, extra, tmp_path):
+    hf = save_checkpoint(tmp_path, kind, **extra)  # eval mode: dropout off
+    model, tokenizer = load(tmp_path)
     task = toy_task()
-    hf = save_checkpoint(tmp_path)  # a fresh copy, since this one is trained; eval mode: dropout off
     names = [n for n, _ in hf.named_parameters() if ".k_proj." in n or ".v_proj." in n]
     hf.requires_grad_(False)
     parameters = [hf.get_parameter(name).requires_grad_() for name in names]
@@ -71,16 +72,17 @@ def test_the_same_call_gives_the_same_weights(setting):
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def test_half_precision_weights_still_move_with_updates_below_their_last_digit(tmp_path):
+@pytest.mark.parametrize("dtype, lr", [("bfloat16", 2e-4), ("float16", 2e-5)])
+def test_half_precision_weights_still_move_with_updates_below_their_last_digit(dtype, lr, tmp_path):
     save_checkpoint(tmp_path)
-    model, tokenizer = load(tmp_path, dtype="bfloat16")
+    model, tokenizer = load(tmp_path, dtype=dtype)
     ids = sequences(tokenizer, model.config, toy_task())
     name = "blocks.0.attn.v_proj.weight"
-    many, few = (train_on(model, ids * repeats, lr=2e-4).model.get_parameter(name) for repeats in (30, 1))
+    many, few = (train_on(model, ids * repeats, lr).model.get_parameter(name) for repeats in (30, 1))
     start = model.get_parameter(name)
-    assert many.dtype == torch.bfloat16
+    assert many.dtype == getattr(torch, dtype)
     wide = load(tmp_path)[0]
-    expected = train_on(wide, ids * 30, lr=2e-4).model.get_parameter(name) - wide.get_parameter(name)
+    expected = train_on(wide, ids * 30, lr).model.get_parameter(name) - wide.get_parameter(name)
     moved = many.float() - start.float()
     assert torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.7
     assert moved.norm() > 3 * (few.float() - start.float()).norm()

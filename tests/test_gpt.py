@@ -3,8 +3,9 @@
 import pytest
 import torch
 from toys import hf_model, save_checkpoint
+from transformers import AutoModelForCausalLM
 
-from iclnb.checkpoints import load_model
+from iclnb.checkpoints import load, load_model
 from iclnb.gpt import GPT, GPTConfig, Recorder
 
 CPU = torch.device("cpu")
@@ -16,6 +17,10 @@ KINDS = {
     "gpt2-exact-gelu": {"activation_function": "gelu"},
     "neox": {"use_parallel_residual": False, "rotary_pct": 1.0, "tie_word_embeddings": True},
     "neox-pythia": {"use_parallel_residual": True, "rotary_pct": 0.25, "tie_word_embeddings": False},
+    "llama": {"tie_word_embeddings": False},
+    "llama-grouped": {"heads_a_key": 2, "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 500.0}},
+    "qwen2": {"tie_word_embeddings": True, "rms_norm_eps": 1e-6},
+    "qwen2-grouped": {"heads_a_key": 2, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
 }
 
 
@@ -44,14 +49,59 @@ def test_logits_equal_transformers_at_the_125M_shape_from_shards(kind, tmp_path)
         assert (model(ids) - expected).abs().max() / expected.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
-def test_a_prefix_changes_nothing_but_the_work(positions):
-    config = GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, positions=positions)
+@pytest.mark.parametrize("positions, key_heads", [("sinusoidal", 4), ("learned", 4), ("rotary", 4), ("rotary", 2)])
+def test_a_prefix_changes_nothing_but_the_work(positions, key_heads):
+    config = GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_embd=16, positions=positions, n_kv_head=key_heads)
     model = GPT(config).initialise(0).double()
     prefix, ids = torch.randint(0, 50, (1, 11)), torch.randint(0, 50, (4, 6))
     whole = model(torch.cat([prefix.expand(4, -1), ids], dim=1))[:, 11:]
     # rotary angles and position tables are float32, whatever the model's dtype
     torch.testing.assert_close(model(ids, model.encode_prefix(prefix)), whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_of_16_bit_models_are_not_rounded(dtype):
+    """The output projection alone, against float64: float32 digits although both factors have 16 bits."""
+    model = GPT(GPTConfig(vocab_size=5000, n_layer=1, n_head=2, n_embd=64)).initialise(0).to(dtype)
+    hidden = (5000 * torch.randn(3, 7, 64)).to(dtype)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(50)
+        logits = model.logits(hidden)
+        expected = hidden.double() @ model.lm_head.weight.double().T
+    assert expected.abs().max() > torch.finfo(torch.float16).max
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    assert (logits.double() - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_computing_blocks_again_changes_neither_loss_nor_gradients():
+    model = GPT(GPTConfig(vocab_size=50, n_layer=3, n_head=2, n_embd=16)).initialise(0).double()
+    ids, found = torch.randint(0, 50, (1, 9)), []
+    for recompute in (False, True):
+        loss = model(ids, recompute=recompute).logsumexp(-1).sum()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def greedy(logits_of, ids, steps):
+    for _ in range(steps):
+        ids = torch.cat([ids, logits_of(ids)[:, -1:].argmax(-1)], dim=1)
+    return ids
+
+
+def test_a_real_llama_continues_a_story_as_transformers_does(iclnb_models):
+    folder = iclnb_models / "stories260K"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    model, tokenizer = load(folder)
+    hf = AutoModelForCausalLM.from_pretrained(folder).eval()
+    start = torch.tensor([[model.config.bos_token_id, *tokenizer.encode("Once upon a time", add_special_tokens=False)]])
+    continued, expected = greedy(model, start, 100), greedy(lambda ids: hf(ids).logits, start, 100)
+    assert torch.equal(continued, expected)
+    assert tokenizer.decode(continued[0], skip_special_tokens=True).startswith(
+        "Once upon a time, there was a little girl"
+    )
 
 
 def test_padding_on_the_right_changes_nothing_before_it():
@@ -84,8 +134,9 @@ def test_recorded_output_and_query_are_what_transformers_modules_give(tmp_path):
             torch.testing.assert_close(kept[layer].reshape(3, -1), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(tmp_path):
-    hf = save_checkpoint(tmp_path)
+@pytest.mark.parametrize("kind, extra", [("xglm", {}), ("llama", {"heads_a_key": 2})])
+def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(kind, extra, tmp_path):
+    hf = save_checkpoint(tmp_path, kind, **extra)
     hf.set_attn_implementation("eager")
     model = load_model(tmp_path, CPU, torch.float32)
     prefix, ids, at = torch.randint(0, 400, (1, 5)), torch.randint(0, 400, (2, 4)), torch.tensor([3, 1])
@@ -103,7 +154,9 @@ def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(tmp_pa
     "wrong, message",
     [
         ({"n_head": 3}, "n_embd is 16.*n_head = 3"),
+        ({"n_kv_head": 3, "n_head": 4}, "n_head is 4.*n_kv_head = 3"),
         ({"positions": "alibi"}, "positions is 'alibi'.*sinusoidal, learned, rotary"),
+        ({"norm": "batch"}, "norm is 'batch'.*layer, rms"),
         ({"activation": "relu"}, "activation is 'relu'.*gelu"),
     ],
 )

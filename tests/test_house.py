@@ -163,12 +163,38 @@ def test_relative_links_resolve():
 
 # From the ground up: a module imports from its own layer or a lower one, never from a higher one.
 LAYERS = [
-    {"paths", "files", "kernels"},
+    {"paths", "files", "kernels", "version"},
     {"attention"},
     {"gpt"},
-    {"layouts", "prompts", "tasks", "checkpoints", "lexicon", "world", "vocabulary", "corpus"},
-    {"duality", "results", "experiment", "evaluate", "finetune", "compare", "pretrain", "labs"},
-    {"plots", "widgets", "checks"},
+    {
+        "layouts",
+        "memory",
+        "prompts",
+        "tasks",
+        "labels",
+        "calibrate",
+        "checkpoints",
+        "lexicon",
+        "world",
+        "vocabulary",
+        "corpus",
+    },
+    {
+        "duality",
+        "heads",
+        "results",
+        "experiment",
+        "grid",
+        "evaluate",
+        "finetune",
+        "compare",
+        "pretrain",
+        "labs",
+        "controls",
+        "descent",
+        "verdict",
+    },
+    {"claims", "plots", "highlight", "widgets", "checks"},
     {"iclnb", "__main__"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, XGLMConfig, XGLMForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    XGLMConfig,
+    XGLMForCausalLM,
+)
 
 from iclnb.tasks import SPECS, Example, Task, build_task
 
@@ -36,6 +47,21 @@ def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=400, positions=256
             vocab_size=vocab, n_layer=layers, n_embd=width, n_head=heads, n_positions=positions, bos_token_id=0, **extra
         )
         model = GPT2LMHeadModel(config)
+    elif kind in ("llama", "qwen2"):
+        make_config, make_model = (
+            (LlamaConfig, LlamaForCausalLM) if kind == "llama" else (Qwen2Config, Qwen2ForCausalLM)
+        )
+        config = make_config(
+            vocab_size=vocab,
+            num_hidden_layers=layers,
+            hidden_size=width,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // extra.pop("heads_a_key", 1),
+            intermediate_size=3 * width,
+            max_position_embeddings=positions,
+            **({"bos_token_id": 0, "eos_token_id": 2} | extra),
+        )
+        model = make_model(config)
     else:
         config = GPTNeoXConfig(
             vocab_size=vocab,

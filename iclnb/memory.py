@@ -1,0 +1,116 @@
+"""How much memory prediction and fine-tuning take, tensor by tensor in bytes, and how much a device has free.
+
+Letters: L layers, C width, H heads, G key heads, V vocabulary, F hidden width of an MLP, P prefix tokens, T tokens.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from iclnb.gpt import GPT, GPTConfig
+
+WIDE = 4  # bytes of a float32, in which softmax statistics, logits and records are held
+RECOMPUTE_ABOVE = 2**30  # bytes of activations from which on fine-tuning computes them twice instead of keeping them
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux's own account, and a container's
+UNKNOWN_FREE = 2**31  # bytes taken as free where the system does not tell
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device; on a CPU within the limit of a container, where it has one."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch, but empty
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if not MEMINFO.is_file():
+        return _installed_bytes() // 2
+    free = 1024 * _entry(MEMINFO, "MemAvailable:")
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
+    except (OSError, ValueError):  # no container, or one whose limit is "max"
+        return free
+    return max(0, min(free, limit - used))
+
+
+def _entry(file: Path, name: str) -> int:
+    """The number after `name` in a file of the system with one entry a line."""
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name} "))
+
+
+def _installed_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2 * UNKNOWN_FREE
+
+
+def query_bytes(config: GPTConfig, dtype: torch.dtype, P: int, T: int, answer_tokens: int, record: bool) -> int:
+    """Bytes that one query of a batch needs at the peak of a forward pass, an upper estimate.
+
+    Args:
+        config: the model's.
+        dtype: of its parameters.
+        P: tokens of the shared prefix, which is not counted itself.
+        T: tokens of the query, padding and answers included.
+        answer_tokens: positions whose logits are needed.
+        record: whether internals are recorded.
+    """
+    C, H, F, width = config.n_embd, config.n_head, config.d_ff or 4 * config.n_embd, dtype.itemsize
+    stream = 3 * C * width  # the residual stream, its sum with attention's output, and their norm
+    attention = 6 * C * width + 4 * C * WIDE  # q, k, v, each also rotated or repeated; two attentions and their mixture
+    mlp = 3 * F * width  # before and after the activation, and the gate
+    scores = 2 * H * (P + T) * WIDE  # scores and their softmax, where no kernel avoids them
+    logits = 2 * answer_tokens * config.vocab_size * WIDE  # and their exponentials
+    recorded = 2 * config.n_layer * (H * (P + T) + 2 * C) * WIDE if record else 0  # as kept by layer, then stacked
+    return T * (stream + max(attention + scores, mlp)) + logits + recorded
+
+
+def activation_bytes(config: GPTConfig, dtype: torch.dtype, T: int, recompute: bool = False) -> int:
+    """Bytes that a fine-tuning step on one sequence of T tokens keeps in the blocks for its way back.
+
+    With `recompute` that is the input of every block, and all of one block at a time.
+    """
+    C, H, F = config.n_embd, config.n_head, config.d_ff or 4 * config.n_embd
+    normed = C * (max(WIDE, dtype.itemsize) if config.norm == "rms" else dtype.itemsize)  # RMSNorm keeps a wide x
+    attention = (C + 3 * C + C) * dtype.itemsize + H * WIDE  # norm(x) for W_K and W_V; q, k, v; the output; log-sum-exp
+    mlp = (3 if config.activation == "swiglu" else 1) * F * dtype.itemsize  # what the activation, and the gate, act on
+    statistics = (4 if config.norm == "layer" else 2) * WIDE  # means and deviations of both norms
+    block = 2 * normed + attention + mlp + statistics
+    inputs = config.n_layer * C * dtype.itemsize
+    return T * (inputs + block if recompute else config.n_layer * block)
+
+
+def needs_recomputing(config: GPTConfig, dtype: torch.dtype, T: int) -> bool:
+    """Whether fine-tuning on T tokens keeps only the inputs of the blocks and computes the rest again."""
+    return activation_bytes(config, dtype, T) > RECOMPUTE_ABOVE
+
+
+def finetuning_bytes(config: GPTConfig, dtype: torch.dtype, T: int) -> dict[str, int]:
+    """Bytes that attention-only fine-tuning holds at its peak, part by part.
+
+    Args:
+        config: the model's; the shape alone counts.
+        dtype: of the given model's parameters.
+        T: tokens of the longest training sequence.
+
+    Returns:
+        Name of the part -> bytes: "weights", of the given model, shared but for keys and values; "trained", the new
+        keys and values; "masters", their float32 copies, if dtype has 16 bits; "gradients"; "activations" of the
+        blocks; "head", the output projection in float32, if dtype has 16 bits; "logits" with their softmax and their
+        gradient. There is no optimiser state: plain SGD has none.
+    """
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in GPT(config).parameters())
+    C, kv = config.n_embd, config.key_heads * config.head_dim
+    has_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+    trained = 2 * config.n_layer * (C + has_bias) * kv
+    narrow = dtype.itemsize < WIDE
+    return {
+        "weights": weights * dtype.itemsize,
+        "trained": trained * dtype.itemsize,
+        "masters": trained * WIDE if narrow else 0,
+        "gradients": trained * dtype.itemsize,
+        "activations": activation_bytes(config, dtype, T, needs_recomputing(config, dtype, T)),
+        "head": config.vocab_size * C * WIDE if narrow else 0,
+        "logits": 3 * T * config.vocab_size * max(WIDE, dtype.itemsize),
+    }
