@@ -4,18 +4,23 @@ import hashlib
 import json
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from iclnb.files import write_whole
 from iclnb.gpt import GPT
 from iclnb.tasks import Task
+from iclnb.version import __version__
 
 
 class Results:
     """A folder of records. Several processes may share it.
+
+    A file that is damaged, or that another version of iclnb wrote, counts as missing, and that is said once.
 
     Args:
         folder: made with the first record.
@@ -23,6 +28,7 @@ class Results:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._said: set[str] = set()
 
     def prepare(self) -> None:
         """Make the folder, so that a place that cannot be written to is found out before the work.
@@ -37,38 +43,66 @@ class Results:
             raise ValueError(f"results cannot be stored in {self.folder} ({error.strerror})") from error
 
     def find(self, config: dict[str, Any]) -> dict[str, Any] | None:
-        """The stored record of exactly this configuration, or None; a damaged file is said and counts as none."""
-        file = self.file(config)
-        if not file.is_file():
-            return None
-        try:
-            stored = json.loads(file.read_text())
-            if stored["config"] == json.loads(json.dumps(config)):
-                return stored["record"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            pass  # said below, as for a file whose name and configuration disagree
-        warnings.warn(f"{file} is damaged; its result is computed again", stacklevel=2)
-        return None
+        """The stored record of exactly this configuration, or None."""
+        stored = self._read(self.file(config))
+        return stored and stored["record"]
 
     def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:
         """Write a record beside its place, then move it there; returns the file."""
         file = self.file(config)
-        write_whole(file, json.dumps({"config": config, "record": record}, indent=1).encode())
+        stored = {"version": __version__, "config": config, "record": record}
+        write_whole(file, json.dumps(stored, indent=1).encode())
         return file
 
     def file(self, config: dict[str, Any]) -> Path:
-        """Where the record of a configuration lies."""
+        """Where the record of a configuration lies, whichever version of iclnb wrote it."""
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{config.get('task', 'record')}-{digest}.json"
 
+    def table(self, configs: Iterable[dict[str, Any]] | None = None) -> pd.DataFrame:
+        """Stored records as rows, with a column for each entry of configuration and record.
+
+        Args:
+            configs: the configurations wanted, in order, those without a record left out; None is all, by file name.
+
+        Returns:
+            The frame. A nested entry's column is named by its path, as in "accuracy.icl.mean"; where configuration and
+            record share a name (the learning rate that was asked for, the one that was chosen), the record's stands.
+        """
+        files = sorted(self.folder.glob("*.json")) if configs is None else map(self.file, configs)
+        rows = [stored["config"] | stored["record"] for file in files if (stored := self._read(file))]
+        return pd.json_normalize(rows)
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """All that a file holds, or None where it counts as missing."""
+        try:
+            stored = json.loads(file.read_bytes())
+            whole = file == self.file(stored["config"]) and isinstance(stored["record"], dict)
+            version = stored["version"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or JSON that is no record
+            whole = False
+        if not whole:
+            return self._say(f"{file} is damaged; its result counts as missing")
+        if version != __version__:
+            return self._say(f"{self.folder} holds results of iclnb {version}; they count as missing")
+        return stored
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, stacklevel=4)
+
 
 def fingerprint(thing: GPT | Task) -> str:
-    """Sixteen hex digits that change when a model's weights or a task's examples do.
+    """Sixteen hex digits that change when a model's shape or weights or a task's examples do.
 
-    A model is judged by the first 64 values of every parameter, a task by all its examples.
+    A model is judged by its configuration and the first 64 values of every parameter, a task by all its examples.
     """
     digest = hashlib.sha256()
     if isinstance(thing, GPT):
+        digest.update(repr(thing.config).encode())
         for name, p in thing.named_parameters():
             head = p.detach().flatten()[:64].to("cpu", torch.float64)  # (64,) at most
             digest.update(name.encode() + head.numpy().tobytes())

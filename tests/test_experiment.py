@@ -68,6 +68,20 @@ def test_rates_are_judged_on_held_out_examples_and_divergence_is_marked(setting)
     assert on_test[0]["accuracy"] == iclnb.zero_shot(student, tokenizer, task).accuracy
 
 
+def test_one_class_may_be_missing_among_the_demonstrations(setting):
+    model, tokenizer = setting
+    task = toy_task(train=12, name="sst5")
+    assert len({example.label for example in task.demonstrations(2, 1)}) < len(task.answers) == 5
+    record = run_task(model, tokenizer, task, k=2, lr=0.05, limit=5)
+    assert record["k_used"] == 2 and all(0 <= entry["mean"] <= 100 for entry in record["accuracy"].values())
+
+
+def test_where_fine_tuning_corrects_nothing_the_record_says_that_rec2ftp_is_undefined(setting):
+    model, tokenizer = setting
+    record = run_task(model, tokenizer, toy_task(), k=3, lr=1e-9, limit=5)  # too small a rate to change a prediction
+    assert record["measures"]["rec2ftp"] == {"mean": None, "both": 0, "total": 0}
+
+
 def test_the_best_rate_is_the_smallest_of_equals():
     grid = [{"lr": lr, "accuracy": a} for lr, a in ((0.1, 0.5), (0.2, 0.7), (0.4, 0.7), (0.8, None))]
     assert best_rate(grid) == 0.2

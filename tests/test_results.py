@@ -1,6 +1,12 @@
 """Stored results: found by their configuration alone, and never half written."""
 
+import dataclasses
 import json
+import tomllib
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +14,7 @@ from toys import toy_task
 
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.results import Results, fingerprint
+from iclnb.version import __version__
 
 CONFIG = {"task": "sst2", "seed": 1, "lr": 0.1, "limit": None}
 
@@ -16,19 +23,67 @@ def test_a_record_is_found_by_its_configuration_and_no_other(tmp_path):
     results = Results(tmp_path / "new")
     results.save(CONFIG, {"accuracy": 0.5})
     assert Results(tmp_path / "new").find(dict(reversed(CONFIG.items()))) == {"accuracy": 0.5}
-    for change in ({"seed": 2}, {"lr": 0.2}, {"limit": 5}, {"version": "2"}):
+    for change in ({"seed": 2}, {"lr": 0.2}, {"limit": 5}, {"position": "answer"}):
         assert results.find(CONFIG | change) is None
 
 
-@pytest.mark.parametrize("damage", ["", '{"config": ', "[]", '{"config": {}}'])
-def test_a_damaged_file_is_said_and_counts_as_none(damage, tmp_path):
+OTHER = json.dumps({"version": __version__, "config": CONFIG | {"seed": 2}, "record": {"accuracy": 0.5}})
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"config": ', b"[]", b'{"config": []}', b"\xff", OTHER.encode()])
+def test_a_damaged_file_is_said_once_and_counts_as_missing(damage, tmp_path, recwarn):
     results = Results(tmp_path)
     file = results.save(CONFIG, {"accuracy": 0.5})
-    file.write_text(damage)
-    with pytest.warns(UserWarning, match="is damaged; its result is computed again"):
-        assert results.find(CONFIG) is None
+    file.write_bytes(damage)
+    assert results.find(CONFIG) is None and results.find(CONFIG) is None and results.table().empty
+    assert [str(warning.message) for warning in recwarn] == [f"{file} is damaged; its result counts as missing"]
     results.save(CONFIG, {"accuracy": 0.6})
     assert results.find(CONFIG) == {"accuracy": 0.6}
+
+
+def test_records_of_another_version_are_said_once_and_count_as_missing(tmp_path, recwarn):
+    results = Results(tmp_path)
+    for seed in (1, 2):
+        file = results.save(CONFIG | {"seed": seed}, {"accuracy": 0.5})
+        file.write_text(file.read_text().replace(f'"version": "{__version__}"', '"version": "0.0.9"'))
+    assert results.find(CONFIG) is None and results.table().empty
+    said = [str(warning.message) for warning in recwarn]
+    assert said == [f"{tmp_path} holds results of iclnb 0.0.9; they count as missing"]
+    results.save(CONFIG, {"accuracy": 0.6})
+    assert results.find(CONFIG) == {"accuracy": 0.6} and len(results.table()) == 1
+
+
+def test_the_version_that_is_stored_is_that_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert __version__ == project["version"]
+
+
+def test_the_table_has_a_row_for_each_record_and_a_column_for_each_entry(tmp_path):
+    results = Results(tmp_path)
+    assert results.table().empty
+    for seed in (1, 2):
+        results.save(CONFIG | {"seed": seed}, {"accuracy": {"icl": {"mean": 50.0 * seed}}, "correct": [0, seed]})
+    table = results.table([CONFIG | {"seed": seed} for seed in (2, 3, 1)])  # seed 3 is not stored
+    assert table.seed.tolist() == [2, 1] and table["accuracy.icl.mean"].tolist() == [100.0, 50.0]
+    assert table.correct.tolist() == [[0, 2], [0, 1]]
+    assert sorted(results.table().seed) == [1, 2]
+
+
+def write_and_read(folder):
+    """A hundred times: write a record that others write too, and read another; never half of one."""
+    results, size = Results(folder), 10_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for turn in range(100):
+            results.save(CONFIG | {"seed": turn % 3}, {"long": [turn] * size})
+            record = results.find(CONFIG | {"seed": (turn + 1) % 3})
+            assert record is None or len(record["long"]) == size and len(set(record["long"])) == 1
+
+
+def test_processes_share_a_folder(tmp_path):
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        list(pool.map(write_and_read, [tmp_path, tmp_path]))
+    assert len(Results(tmp_path).table()) == len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_failed_write_leaves_the_earlier_record_and_nothing_else(tmp_path):
@@ -41,7 +96,8 @@ def test_a_failed_write_leaves_the_earlier_record_and_nothing_else(tmp_path):
 
 
 def test_stored_files_are_json(tmp_path):
-    assert json.loads(Results(tmp_path).save(CONFIG, {"a": 1}).read_text()) == {"config": CONFIG, "record": {"a": 1}}
+    stored = json.loads(Results(tmp_path).save(CONFIG, {"a": 1}).read_text())
+    assert stored == {"version": __version__, "config": CONFIG, "record": {"a": 1}}
 
 
 def test_fingerprints_follow_weights_and_examples():
@@ -51,4 +107,5 @@ def test_fingerprints_follow_weights_and_examples():
     with torch.no_grad():
         two.blocks[0].attn.v_proj.bias[0] += 1e-6
     assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(one) != fingerprint(GPT(dataclasses.replace(config, n_head=2)).initialise(0))  # the same weights
     assert fingerprint(toy_task()) == fingerprint(toy_task()) != fingerprint(toy_task(train=11))

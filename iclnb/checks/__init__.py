@@ -6,6 +6,15 @@ answer, so that an unanswered exercise does not stop a notebook.
 """
 
 from iclnb.checks.core import assert_agree
+from iclnb.checks.lab_a import expected_error, ridge_weights
+from iclnb.checks.lab_b import best_single_step, many_steps, new_curvature
+from iclnb.checks.lab_c import implied_weights, sherman_morrison
+from iclnb.checks.lab_d import copying_share, mean_ablated, previous_token_score
+from iclnb.checks.lab_e import concept_posterior, forward_step, total_variation
 from iclnb.checks.notebook_01 import cross_entropy_errors, demonstration_share, implied_targets, sequential_errors
-from iclnb.checks.notebook_05 import attention_update_similarity, recall_to_icl
+from iclnb.checks.notebook_02 import finetuning_update, first_order_attention, forget_demonstrations
+from iclnb.checks.notebook_03 import calibrated, label_bias, order_ensemble
+from iclnb.checks.notebook_04 import answer_loss, flattery, keys_values_step
+from iclnb.checks.notebook_05 import attention_update_similarity, mean_logits, recall_to_icl
+from iclnb.checks.notebook_06 import layer_causal_gradients, random_direction, share_that_flips
 from iclnb.checks.notebook_07 import combined_weights, momentum_weights
