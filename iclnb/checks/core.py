@@ -60,7 +60,7 @@ def find_fault(
         return f"{name} is a {type(got).__name__}; it should be a tensor, {shape}"
     if any(isinstance(x, Tensor) and not torch.equal(x, y) for x, y in zip(inputs, copies, strict=True)):
         return "the function changes one of its arguments in place; work on a copy (`clone`), or use `W = W + ...`"
-    if got.ndim == 2 and got.shape != right.shape and got.shape == right.T.shape:
+    if got.ndim == 2 and got.shape != right.shape and got.shape == right.shape[::-1]:
         return f"{name} has the transposed shape, {tuple(got.shape)}; {shape} is {tuple(right.shape)} here"
     if got.shape != right.shape:
         return f"{name} has shape {tuple(got.shape)}; {shape} is {tuple(right.shape)} here"

@@ -1,0 +1,91 @@
+"""Predictors that a regressor is held against: each sees the pairs before a point and predicts the point's label.
+
+Letters: B prompts of N points in d dimensions. All return predictions (B, N), number n after the n pairs before it, and
+0 where there are none. Source: Garg et al. 2022, section 3; Akyurek et al. 2023, section 4.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Fit = Callable[[Tensor, Tensor], Tensor]  # X (B, n, d), Y (B, n) -> weights (B, d)
+
+
+def over_prefixes(fit: Fit, x: Tensor, y: Tensor) -> Tensor:
+    """Predictions (B, N) of a linear estimator that is fitted anew to the pairs before each point.
+
+    Args:
+        fit: X (B, n, d), Y (B, n) -> weights (B, d); n may be 0.
+        x: (B, N, d) inputs.
+        y: (B, N) labels.
+    """
+    return torch.stack([(fit(x[:, :n], y[:, :n]) * x[:, n]).sum(-1) for n in range(x.shape[1])], dim=1)  # (B, N)
+
+
+def least_squares(X: Tensor, Y: Tensor) -> Tensor:
+    """The weights (B, d) of least squared error on X (B, n, d), Y (B, n); the shortest of them where n < d."""
+    return (torch.linalg.pinv(X) @ Y[..., None]).squeeze(-1)  # (B, d)
+
+
+def ridge(lam: float) -> Fit:
+    """(X^T X + lam I)^-1 X^T Y: the best estimate for weights from N(0, I) when lam is the noise's variance.
+
+    Raises:
+        ValueError: lam is not above 0.
+    """
+    if not lam > 0:
+        raise ValueError(f"lam is {lam}; ridge regression needs more than 0 (least_squares is its limit)")
+
+    def fit(X: Tensor, Y: Tensor) -> Tensor:
+        gram = X.mT @ X + lam * torch.eye(X.shape[-1], dtype=X.dtype)  # (B, d, d)
+        return torch.linalg.solve(gram, X.mT @ Y[..., None]).squeeze(-1)  # (B, d)
+
+    return fit
+
+
+def one_step(lr: float | None = None) -> Fit:
+    """One step of gradient descent from 0 on the sum of 1/2 (w . x - y)^2: w = lr X^T Y.
+
+    Args:
+        lr: learning rate; None is 1 / n, which makes it Garg et al.'s "averaging", the mean of y x.
+    """
+
+    def fit(X: Tensor, Y: Tensor) -> Tensor:
+        rate = 1 / max(1, X.shape[1]) if lr is None else lr
+        return rate * (X.mT @ Y[..., None]).squeeze(-1)  # (B, d)
+
+    return fit
+
+
+averaging = one_step()
+
+
+def best_rates(x: Tensor, y: Tensor, f: Tensor) -> Tensor:
+    """The learning rate of `one_step` that gives the least squared error after each number of pairs.
+
+    Args:
+        x: (B, N, d) inputs.
+        y, f: (B, N) labels, and the values to predict.
+
+    Returns:
+        (N,); 0 where there are no pairs.
+    """
+    g = over_prefixes(one_step(1.0), x, y)  # (B, N): predictions at rate 1
+    return (g * f).sum(0) / g.square().sum(0).clamp_min(1e-12)  # (N,)
+
+
+def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3) -> Tensor:
+    """The mean label (B, N) of the k earlier points that lie closest, or of all where there are fewer.
+
+    Raises:
+        ValueError: k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; a mean needs at least 1 neighbour")
+    N, distance = x.shape[1], torch.cdist(x, x)  # (B, N, N)
+    columns = [torch.zeros_like(y[:, 0])]  # (B,)
+    for n in range(1, N):
+        closest = distance[:, n, :n].topk(min(k, n), largest=False).indices  # (B, k)
+        columns.append(y.gather(1, closest).mean(1))  # (B,)
+    return torch.stack(columns, dim=1)  # (B, N)
