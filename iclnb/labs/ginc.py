@@ -1,0 +1,325 @@
+"""GINC, the synthetic data of Xie et al. 2022: its concepts, its prompts, and small GPTs trained on it.
+
+A hidden state is a pair (entity, property), and a memory matrix says which token the pair shows. Entities and
+properties are two Markov chains; a concept is the transition matrix of the properties. Property 0 shows the delimiter
+"/", whatever the entity.
+
+Letters: B documents or prompts of T tokens, C concepts, K hidden states, V tokens, N examples of length k.
+
+Source: Xie et al. 2022, section 4 and appendix F, and the code released with it (p-lambda/incontext-learning).
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from string import ascii_lowercase
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iclnb.checkpoints import save
+from iclnb.gpt import GPT, GPTConfig
+from iclnb.labs.hmm import Mixture, choose, predict, sample
+from iclnb.pretrain import Schedule, train, write_record
+
+N = 10  # entities, and properties
+VOCABULARY = 50
+DELIMITER = 0
+WORDS = ("/", *["".join(letters) for n in (1, 2) for letters in permutations(ascii_lowercase, n)][: VOCABULARY - 1])
+
+
+@dataclass(frozen=True)
+class Ginc:
+    """The parameters of GINC, in the parts they are made of.
+
+    Args:
+        memory: the token of each entity (row) and property (column), (N, N) int64; column 0 is the delimiter.
+        entity: transition matrix of the entities, the same for all concepts, (N, N) float64.
+        property: transition matrix of the properties of each concept, (C, N, N) float64.
+        start: probability of each first entity and property, (C, N, N) float64.
+    """
+
+    memory: Tensor
+    entity: Tensor
+    property: Tensor
+    start: Tensor
+
+    def mixture(self) -> Mixture:
+        """The mixture of HMMs over K = N^2 states, entity * N + property, with equally probable concepts."""
+        C, K = len(self.property), self.memory.numel()
+        both = torch.einsum("ij,cpq->cipjq", self.entity, self.property)  # (C, N, N, N, N), two independent chains
+        emission = torch.nn.functional.one_hot(self.memory.flatten(), VOCABULARY).double()  # (K, V)
+        return Mixture(
+            torch.full((C,), 1 / C, dtype=torch.float64), self.start.flatten(1), both.reshape(C, K, K), emission
+        )
+
+
+def ginc(concepts: int = 5, seed: int = 1111) -> Ginc:
+    """Draw GINC's parameters.
+
+    Args:
+        concepts: C. The release draws ten, and writes its documents with the first five.
+        seed: of all draws, which are made in the release's order; 1111 gives the parameters of the released data.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ValueError: concepts below 1.
+    """
+    if concepts < 1:
+        raise ValueError(f"concepts is {concepts}; a mixture needs at least 1")
+    draw = np.random.RandomState(seed)  # the generator of the release; numpy keeps its numbers the same for ever
+    memory = draw.randint(1, VOCABULARY, size=(N, N))  # (N, N)
+    memory[:, 0] = DELIMITER
+    start, property = [], []
+    for _ in range(concepts):
+        start.append(softmax(draw.rand(N * N), 10.0).reshape(N, N))  # nearly uniform
+        property.append(permutation_mixture(draw))
+    entity = 0.9 * np.eye(N) + 0.1 * permutation_mixture(np.random.RandomState(seed + 3))  # entities last
+    tables = (
+        torch.from_numpy(np.stack(part) if isinstance(part, list) else part) for part in (entity, property, start)
+    )
+    return Ginc(torch.from_numpy(memory), *tables)
+
+
+def permutation_mixture(draw: np.random.RandomState) -> np.ndarray:
+    """A doubly stochastic (N, N) matrix: N random permutations, with weights that a few of them dominate."""
+    weights = softmax(draw.rand(N), 0.1)  # (N,)
+    return sum(w * np.eye(N)[draw.permutation(N)] for w in weights)
+
+
+def softmax(x: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(x / temperature), normalised; x (n,)."""
+    weights = np.exp((x - x.max()) / temperature)  # (n,)
+    return weights / weights.sum()
+
+
+def random_transitions(world: Ginc) -> Ginc:
+    """The ablation in which every state follows every state: the same tokens, and nothing to infer."""
+    return Ginc(world.memory, *(torch.full_like(p, 1 / N) for p in (world.entity, world.property)), world.start)
+
+
+def one_concept(world: Ginc) -> Ginc:
+    """The ablation in which pretraining shows the first concept alone."""
+    return Ginc(world.memory, world.entity, world.property[:1], world.start[:1])
+
+
+# ------------------------------------------------------------------------------------------------------------- prompts
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """B prompts of N + 1 examples each, written so that example n + 1 is the query after n demonstrations.
+
+    Args:
+        tokens: the examples, each followed by a delimiter, (B, (N + 1) * (k + 1)) int64.
+        concept: (B,) int64.
+        answer: p(last token | the k - 1 tokens before it, concept, first property), (B, N + 1, V). The task is to say
+            its most probable token.
+        asked: the position before the last token of each example, (N + 1,) int64: what is predicted there, counts.
+    """
+
+    tokens: Tensor
+    concept: Tensor
+    answer: Tensor
+    asked: Tensor
+
+
+def prompts(world: Ginc, B: int, examples: int, k: int, generator: torch.Generator) -> Prompts:
+    """Draw prompts: examples of one concept that start with one property and any entity, delimiters between them.
+
+    Args:
+        world: the parameters.
+        B: how many prompts.
+        examples: N, demonstrations before the last query.
+        k: tokens of an example, the last of which is to be predicted.
+        generator: source of every choice.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        ValueError: B below 1, examples below 0 or k below 2.
+
+    Source: Xie et al. 2022, section 4.1.
+    """
+    for name, value, least in (("B", B, 1), ("examples", examples, 0), ("k", k, 2)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    M = examples + 1
+    concept = torch.randint(len(world.property), (B,), generator=generator)  # (B,)
+    first = torch.randint(1, N, (B,), generator=generator)  # (B,) the property that all examples start with
+    property = world.property[concept].unsqueeze(1).expand(B, M, N, N)  # (B, M, N, N)
+    s, v = first[:, None].expand(B, M), torch.randint(N, (B, M), generator=generator)  # (B, M) each
+    tokens = [world.memory[v, s]]  # (B, M) each
+    for _ in range(k - 1):
+        v = choose(world.entity[v], generator)  # (B, M)
+        s = choose(property.gather(2, s[..., None, None].expand(B, M, 1, N)).squeeze(2), generator)  # (B, M)
+        tokens.append(world.memory[v, s])
+    answer = last_token(world, torch.stack(tokens[:-1], -1), concept, first)  # (B, M, V)
+    rows = torch.stack([*tokens, torch.full((B, M), DELIMITER)], -1)  # (B, M, k + 1)
+    return Prompts(rows.flatten(1), concept, answer, torch.arange(M) * (k + 1) + k - 2)
+
+
+def last_token(world: Ginc, x: Tensor, concept: Tensor, first: Tensor) -> Tensor:
+    """p(next token | x, concept, first property), every first entity being as probable, by the forward algorithm.
+
+    Args:
+        x: the tokens of each example but the last, (B, M, k - 1).
+        concept, first: of each prompt, (B,).
+
+    Returns:
+        (B, M, V) float64.
+    """
+    shows = torch.nn.functional.one_hot(world.memory, VOCABULARY).double()  # (N, N, V)
+    forward = torch.nn.functional.one_hot(first, N).double()[:, None, None, :] / N  # (B, 1, 1, N): p(entity, property)
+    for token in x.unbind(-1):  # (B, M) each
+        forward = forward * shows.permute(2, 0, 1)[token]  # (B, M, N, N)
+        forward = forward / forward.sum((2, 3), keepdim=True)
+        forward = torch.einsum("bmvs,vw,bst->bmwt", forward, world.entity, world.property[concept])  # (B, M, N, N)
+    return torch.einsum("bmvs,vst->bmt", forward, shows)  # (B, M, V)
+
+
+# --------------------------------------------------------------------------------------------------------- predictions
+
+
+def bayes_predictions(mixture: Mixture, asked: Prompts) -> Tensor:
+    """What the Bayes predictor of a mixture says where prompts ask, (B, N + 1, V)."""
+    return predict(mixture, asked.tokens).next_token[:, asked.asked]  # (B, N + 1, V)
+
+
+@torch.no_grad()
+def gpt_predictions(model: GPT, asked: Prompts, batch: int = 100) -> Tensor:
+    """What a GPT says where prompts ask, (B, N + 1, V) float32."""
+    parts = [model.logits(model.hidden(ids)[:, asked.asked]).softmax(-1) for ids in asked.tokens.split(batch)]
+    return torch.cat(parts)  # (B, N + 1, V)
+
+
+def correct(predictions: Tensor, asked: Prompts) -> Tensor:
+    """Whether the most probable token is the task's answer, (B, N + 1) bool, for predictions (B, N + 1, V)."""
+    return predictions.argmax(-1) == asked.answer.argmax(-1)  # (B, N + 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+SHAPE = {"n_layer": 4, "n_head": 3, "n_embd": 96, "n_positions": 1024, "positions": "rotary"}
+BATCH, LENGTH = 6, 384  # documents a step, tokens a document
+# What pretraining shows, and for how many steps; the two ablations have less to learn.
+PRETRAINING = {"mixture": 500, "one concept": 150, "random transitions": 50}
+LENGTHS_OF_EXAMPLES = (3, 5, 8, 10)  # k, as in Xie et al.
+HELD_OUT = 10_000_000  # a step that training never reaches, whose documents measure it
+
+
+def pretraining_mixture(kind: str) -> Mixture:
+    """The mixture that a kind of pretraining draws its documents from.
+
+    Raises:
+        ValueError: a kind that is not one of PRETRAINING.
+    """
+    if kind not in PRETRAINING:
+        raise ValueError(f"kind is {kind!r}; known are {', '.join(PRETRAINING)}")
+    change = {"mixture": lambda world: world, "one concept": one_concept, "random transitions": random_transitions}
+    return change[kind](ginc()).mixture()
+
+
+def documents(mixture: Mixture, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """Fresh documents at every step, as iclnb.pretrain.train takes them: inputs, targets and weights, each (B, T)."""
+
+    def at(step: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(seed * 100_000_007 + step)
+        tokens, _ = sample(mixture, BATCH, LENGTH + 1, generator)  # (B, T + 1)
+        return tokens[:, :-1], tokens[:, 1:], torch.ones(BATCH, LENGTH)
+
+    return at
+
+
+def small_gpt(seed: int = 0) -> GPT:
+    """A GPT of 0.45 million parameters over GINC's vocabulary, with drawn weights."""
+    return GPT(GPTConfig(VOCABULARY, **SHAPE)).initialise(seed)
+
+
+class Measurement:
+    """What the record of a training says: loss on held-out documents, the Bayes predictor's, accuracy in context."""
+
+    def __init__(self, mixture: Mixture, seed: int):
+        self.inputs, self.targets, _ = documents(mixture, seed)(HELD_OUT)  # (B, T) each
+        bayes = predict(mixture, self.inputs).next_token.log()  # (B, T, V)
+        self.bayes = F.nll_loss(bayes.flatten(0, 1), self.targets.flatten()).item()
+        self.prompts = prompts(ginc(), 200, 16, 5, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def __call__(self, model: GPT) -> dict[str, float]:
+        """Losses in nats a token; accuracies after 0 and 16 examples of length 5, in [0, 1]."""
+        model.eval()
+        loss = F.cross_entropy(model(self.inputs).flatten(0, 1), self.targets.flatten()).item()
+        accuracy = correct(gpt_predictions(model, self.prompts), self.prompts).double().mean(0)  # (17,)
+        return {"held_out": loss, "bayes": self.bayes, "icl_0": accuracy[0].item(), "icl_16": accuracy[-1].item()}
+
+
+def train_gpt(kind: str, steps: int | None = None, seed: int = 0, folder: Path | None = None, **options) -> tuple:
+    """Train a small GPT on documents of one kind of pretraining.
+
+    Args:
+        kind: one of PRETRAINING.
+        steps: None is the number in PRETRAINING.
+        seed: of weights and documents.
+        folder: of the checkpoint from which a stopped training goes on; None keeps none.
+        options: of iclnb.pretrain.train.
+
+    Returns:
+        The model in eval mode, and the record of its training.
+    """
+    mixture, steps = pretraining_mixture(kind), PRETRAINING[kind] if steps is None else steps
+    model = small_gpt(seed)
+    record = train(
+        model,
+        documents(mixture, seed),
+        Schedule(steps, matrix_lr=0.015, other_lr=0.003, decay=0.3),
+        folder=folder,
+        resume=folder is not None,
+        identity={"kind": kind, "seed": seed},
+        measure=Measurement(mixture, seed),
+        measure_at=lambda step: step % 50 == 0,
+        **options,
+    )
+    return model, record
+
+
+def icl_curves(model: GPT, B: int = 200, examples: int = 32, seed: int = 0) -> list[dict[str, float]]:
+    """Accuracy in context over the number n and the length k of examples, as rows of k, n and accuracy in [0, 1]."""
+    rows = []
+    for k in LENGTHS_OF_EXAMPLES:
+        asked = prompts(ginc(), B, examples, k, torch.Generator().manual_seed(seed))
+        accuracy = correct(gpt_predictions(model, asked), asked).double().mean(0)  # (examples + 1,)
+        rows += [{"k": k, "n": n, "accuracy": x} for n, x in enumerate(accuracy.tolist())]
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: trains the three models and stores what the notebook needs of them."""
+    parser = argparse.ArgumentParser(prog="python -m iclnb.labs.ginc", description="Train the small GPTs of lab e.")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the records and of the model")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and documents (default 0)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    training = options.out.with_name(f"{options.out.name}.training")  # checkpoints: a stopped run goes on from them
+    curves = []
+    for kind in PRETRAINING:
+        name = kind.replace(" ", "_")
+        model, record = train_gpt(kind, seed=options.seed, folder=training / name, checkpoint_every=50)
+        write_record(record, options.out / f"{name}.csv")
+        curves += [{"pretraining": kind} | row for row in icl_curves(model, seed=options.seed)]
+        if kind == "mixture":
+            save(model, None, options.out, torch.float16)
+    write_record(curves, options.out / "curves.csv")
+    shutil.rmtree(training)
+
+
+if __name__ == "__main__":
+    main()
