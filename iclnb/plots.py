@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -108,3 +109,29 @@ def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None
     half = 1.96 * samples.std(1) / samples.shape[1] ** 0.5  # (n,)
     (line,) = ax.plot(x, mean, label=label, **style)
     ax.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.25, linewidth=0)
+
+
+def intervals(
+    groups: Sequence[str], series: dict[str, Sequence[tuple[float, float, float]]], ylabel: str, dashed: Sequence = ()
+) -> Figure:
+    """A figure with the groups along its width, and in each the mean of every series with its interval.
+
+    Args:
+        groups: their names.
+        series: for each series, by its name, (low, mean, high) of every group; a name in COLOURS has that colour.
+        ylabel: what is measured, with its unit.
+        dashed: for each group a level to compare with, such as chance; none by default.
+    """
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    places = range(len(groups))
+    for i, (name, entries) in enumerate(series.items()):
+        low, mean, high = zip(*entries, strict=True)
+        x = [place + 0.16 * (i - (len(series) - 1) / 2) for place in places]
+        style = {"color": COLOURS.get(name, f"C{i}")}
+        ax.vlines(x, low, high, **style)
+        ax.plot(x, mean, "osD^vP"[i % 6], markersize=6, label=name, **style)
+    for place, level in zip(places, dashed, strict=False):
+        ax.plot([place - 0.38, place + 0.38], [level, level], "--", color="0.4", linewidth=1)
+    ax.set(xticks=places, xticklabels=groups, ylabel=ylabel)
+    fig.legend(loc="outside upper right", ncols=len(series))
+    return fig

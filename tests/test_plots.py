@@ -62,6 +62,22 @@ def test_heatmap_writes_every_number_and_is_white_at_zero():
     plt.close(fig)
 
 
+def test_intervals_stand_at_their_numbers_beside_each_other():
+    series = {"ICL": [(1.0, 2.0, 4.0), (5.0, 6.0, 7.0)], "other": [(0.0, 3.0, 3.5), (1.0, 1.0, 1.0)]}
+    fig = plots.intervals(["a", "b"], series, "accuracy, %", dashed=[2.5, 0.5])
+    (ax,) = fig.axes
+    for entries, bars, line in zip(series.values(), ax.collections, ax.lines[:2], strict=True):
+        ends = [tuple(segment[:, 1]) for segment in bars.get_segments()]
+        assert ends == [(low, high) for low, _, high in entries]
+        assert list(line.get_ydata()) == [mean for _, mean, _ in entries]
+        assert [segment[0, 0] for segment in bars.get_segments()] == list(line.get_xdata())
+    assert set(ax.lines[0].get_xdata()).isdisjoint(ax.lines[1].get_xdata())
+    assert ax.lines[0].get_color() == plots.COLOURS["ICL"]
+    assert [list(line.get_ydata()) for line in ax.lines[2:]] == [[2.5, 2.5], [0.5, 0.5]]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["ICL", "other"]
+    plt.close(fig)
+
+
 def test_mean_line_draws_the_mean_in_its_interval():
     samples = torch.randn(3, 400, dtype=torch.float64) + torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
     fig, ax = plt.subplots()

@@ -55,3 +55,24 @@ def attention_update_similarity(answer: Callable) -> None:
     ]
     fault = find_fault(answer, (a_zsl, a_ft, a_icl), cosine(icl, ft), "the similarity", "()", mistakes)
     say(fault, "one cosine for each head's update, then their mean")
+
+
+def mean_logits(answer: Callable) -> None:
+    """Checks the mean logit of each demonstration's tokens, given (logits (n, L, P), spans)."""
+    logits, spans = randn(2, 3, 9, seed=16), [(1, 3), (4, 8)]  # (n, L, P), with <s> and separators around the spans
+
+    def over(step: Callable[[Tensor], Tensor], spans=spans) -> Tensor:
+        return torch.stack([step(logits[..., start:stop]) for start, stop in spans], dim=-1)  # (n, L, k)
+
+    mistakes = [
+        (over(lambda x: x.sum(-1)), "these are sums over tokens, and a sum grows with the length; take the mean"),
+        (over(lambda x: x.mean(-1), [(a, b + 1) for a, b in spans]), "each span ends before its second number"),
+        (over(lambda x: x.exp().mean(-1)), "there is an exponential in it; the mean of the logits was asked for"),
+        (over(lambda x: x.logsumexp(-1)), "this is the log-sum-exp, which grows with the length; take the mean"),
+        (
+            torch.stack([logits.softmax(-1)[..., a:b].mean(-1) for a, b in spans], dim=-1),
+            "there is a softmax in it; the mean of the logits was asked for",
+        ),
+    ]
+    fault = find_fault(answer, (logits, spans), over(lambda x: x.mean(-1)), "the score", "(n, L, k)", mistakes)
+    say(fault, "a demonstration of twice the tokens has no longer twice the chances")

@@ -13,6 +13,10 @@ def cosine(a, b, dim=-1):
     return torch.cosine_similarity(a, b, dim=dim).mean()
 
 
+def over(logits, spans, step):
+    return torch.stack([step(logits[..., start:stop]) for start, stop in spans], dim=-1)
+
+
 MISTAKES = [
     (checks.recall_to_icl, lambda z, f, i: percent(i, ~z & f), "this is Rec2FTP itself"),
     (checks.recall_to_icl, lambda z, f, i: percent(f, i), "the examples that ZSL gets right are in it"),
@@ -36,4 +40,9 @@ MISTAKES = [
         lambda z, f, i: cosine((i - z).softmax(-1), (f - z).softmax(-1)),
         "there is a softmax in it",
     ),
+    (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.sum(-1)), "sums over tokens"),
+    (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.logsumexp(-1)), "the log-sum-exp"),
+    (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.exp().mean(-1)), "an exponential"),
+    (checks.mean_logits, lambda x, s: over(x.softmax(-1), s, lambda y: y.mean(-1)), "there is a softmax in it"),
+    (checks.mean_logits, lambda x, s: over(x, [(a, b + 1) for a, b in s], lambda y: y.mean(-1)), "ends before"),
 ]
