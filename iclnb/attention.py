@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from iclnb.ema import ema
 from iclnb.kernels import find_kernel
 
 
@@ -173,45 +174,12 @@ def prefix_attention(
     return (share * over_prefix + (1 - share) * over_own).to(v.dtype), lam
 
 
-def ema(v: Tensor, eta: float, method: str = "toeplitz") -> Tensor:
-    """Strictly causal exponential sum of values, out_t = sum_{i<t} eta^(t-i) v_i.
-
-    Args:
-        v: values, (..., T, D).
-        eta: momentum, in [0, 1).
-        method: "loop", the recurrence out_t = eta * (out_{t-1} + v_{t-1}) that defines it, or "toeplitz", one product
-            with the (T, T) matrix of powers of eta.
-
-    Returns:
-        (..., T, D) in the dtype of v.
-
-    Raises:
-        ValueError: eta outside [0, 1), or an unknown method.
-
-    Source: Dai et al. 2023, section 5.
-    """
-    if not 0 <= eta < 1:
-        raise ValueError(f"eta is {eta}; momentum needs a number in [0, 1)")
-    if method == "loop":
-        out = [torch.zeros_like(v[..., 0, :])]  # (..., D)
-        for t in range(1, v.shape[-2]):
-            out.append(eta * (out[-1] + v[..., t - 1, :]))
-        return torch.stack(out, dim=-2)  # (..., T, D)
-    if method == "toeplitz":
-        t = torch.arange(v.shape[-2], device=v.device)
-        lag = (t[:, None] - t[None, :]).clamp(min=0)  # (T, T)
-        powers = torch.tensor(eta, dtype=widen(v).dtype, device=v.device) ** lag  # (T, T)
-        weights = powers * causal_mask(len(t), v.device).tril(-1)  # (T, T), zero on and above the diagonal
-        return (weights @ widen(v)).to(v.dtype)  # (..., T, D)
-    raise ValueError(f"method is {method!r}; ema knows 'loop' and 'toeplitz'")
-
-
-def momentum_attention(q: Tensor, k: Tensor, v: Tensor, eta: float, scale: float | None = None) -> Tensor:
+def momentum_attention(q: Tensor, k: Tensor, v: Tensor, eta: float | Tensor, scale: float | None = None) -> Tensor:
     """Momentum attention, softmax attention plus an exponential sum of the earlier values.
 
     Args:
         q, k, v: (..., T, D).
-        eta: momentum, in [0, 1).
+        eta: momentum, in [0, 1): a number, or one for each head, as in ema.
         scale: factor on the inner products; None is 1 / sqrt(D).
 
     Returns:

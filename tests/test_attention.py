@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iclnb import kernels
-from iclnb.attention import ema, linear_attention, momentum_attention, prefix_attention, softmax_attention
+from iclnb.attention import linear_attention, momentum_attention, prefix_attention, softmax_attention
 
 
 def qkv(*shape, dtype=torch.float64, seed=0):
@@ -137,28 +137,6 @@ def test_prefix_attention_in_lower_precision(dtype, tolerance, fused):
     assert (out.double() - expected).norm() / expected.norm() < tolerance
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 0.9999])
-def test_both_forms_of_ema_equal_the_sum_that_defines_it(eta):
-    v = qkv(2, 9, 3)[2]
-    expected = torch.zeros_like(v)
-    for t in range(9):
-        for i in range(t):
-            expected[:, t] += eta ** (t - i) * v[:, i]
-    for method in ("loop", "toeplitz"):
-        torch.testing.assert_close(ema(v, eta, method=method), expected, rtol=0, atol=1e-10)
-
-
 def test_momentum_attention_without_momentum_is_softmax_attention():
     q, k, v = qkv(2, 2, 5, 4)
     torch.testing.assert_close(momentum_attention(q, k, v, 0.0), softmax_attention(q, k, v), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("eta", [-0.1, 1.0, float("nan")])
-def test_ema_refuses_momentum_outside_its_range(eta):
-    with pytest.raises(ValueError, match=r"eta is .*\[0, 1\)"):
-        ema(torch.zeros(3, 2), eta)
-
-
-def test_ema_refuses_an_unknown_method():
-    with pytest.raises(ValueError, match="'chunks'"):
-        ema(torch.zeros(3, 2), 0.5, method="chunks")

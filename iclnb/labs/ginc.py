@@ -211,7 +211,7 @@ def correct(predictions: Tensor, asked: Prompts) -> Tensor:
 SHAPE = {"n_layer": 4, "n_head": 3, "n_embd": 96, "n_positions": 1024, "positions": "rotary"}
 BATCH, LENGTH = 6, 384  # documents a step, tokens a document
 # What pretraining shows, and for how many steps; the two ablations have less to learn.
-PRETRAINING = {"mixture": 500, "one concept": 150, "random transitions": 50}
+PRETRAINING = {"mixture": 1500, "one concept": 150, "random transitions": 50}
 LENGTHS_OF_EXAMPLES = (3, 5, 8, 10)  # k, as in Xie et al.
 HELD_OUT = 10_000_000  # a step that training never reaches, whose documents measure it
 
