@@ -11,11 +11,7 @@ from torch import Tensor
 
 from iclnb.ema import ema
 from iclnb.kernels import find_kernel
-
-
-def widen(x: Tensor) -> Tensor:
-    """Half-precision tensors as float32, anything wider as it is: sums of exponentials need the digits."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from iclnb.precision import widen
 
 
 def attention_scores(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:

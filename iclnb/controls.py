@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from iclnb.attention import widen
 from iclnb.finetune import trained_parameters
 from iclnb.gpt import GPT
+from iclnb.precision import widen
 
 
 def untrained(model: GPT, seed: int, keep_embeddings: bool = False) -> GPT:

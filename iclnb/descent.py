@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.attention import widen
 from iclnb.finetune import DivergedError, language_model_loss, trained_parameters
 from iclnb.gpt import GPT
+from iclnb.precision import widen
 
 
 def descend(

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iclnb.precision import widen
+
 CHUNK = 32
 METHODS = ("loop", "toeplitz", "chunked")
 
@@ -58,11 +60,6 @@ def ema_state(v: Tensor, eta: float | Tensor, state: Tensor | None = None) -> Te
     weights = (rate ** torch.arange(T, 0, -1, device=v.device)).to(wide.dtype)  # (T,) or (H, T)
     out = (weights.unsqueeze(-2) @ wide).squeeze(-2)  # (..., D)
     return out if state is None else out + (rate**T).to(wide.dtype) * state
-
-
-def widen(x: Tensor) -> Tensor:
-    """float64 as it is, anything else as float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def check_momentum(eta: float | Tensor, v: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from iclnb.attention import attention_scores, fold, prefix_attention, repeat_heads, unfold, widen
+from iclnb.attention import attention_scores, fold, prefix_attention, repeat_heads, unfold
+from iclnb.precision import widen
 
 POSITIONS = ("sinusoidal", "learned", "rotary")
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
