@@ -324,8 +324,8 @@ def pretrain(
     )
     save(model, tokenizer, out)
     write_record(record, out / "training.csv")
-    for name in ("checkpoint.pt", "training.csv"):
-        (folder / name).unlink(missing_ok=True)
+    for file in (folder / "checkpoint.pt", folder / "training.csv", *folder.glob("*.part")):  # a kill may leave a part
+        file.unlink(missing_ok=True)
     folder.rmdir()
     return record
 
