@@ -26,9 +26,7 @@ from iclnb.tasks import Task, load_task
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "benchmarks"  # random checkpoints, and the records of --quick runs
 SHAPES = {"tiny": (2, 64, 4), "125M": (12, 768, 12), "1.3B": (24, 2048, 32), "2.7B": (32, 2560, 32)}  # L, C, H
-VOCABULARY = (
-    8000  # entries of a BPE trained on sst2 with which its sentences get as many tokens as with GPT-2's: about 25
-)
+VOCABULARY = 8000  # entries of a BPE with which sst2's sentences get about as many tokens as with GPT-2's, 25
 PACKAGES = ("iclnb", "torch", "transformers", "tokenizers", "numpy", "lm_eval")
 
 

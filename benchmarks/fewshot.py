@@ -68,9 +68,7 @@ class Setting:
         self.dtype, self.task = dtype, task
         self.model, self.tokenizer = load(folder, device="cpu", dtype=dtype)
         self.hf = load_xglm(folder, getattr(torch, dtype))
-        self.lm = load_harness(
-            self.hf, self.tokenizer, batch=1
-        )  # its default; more prompts at once gain nothing on a CPU
+        self.lm = load_harness(self.hf, self.tokenizer, batch=1)  # the harness's default
         self.prompt = build_prompt(self.model.config, self.tokenizer, task, K, SEED)
         self.queries = [encode_query(self.tokenizer, example) for example in task.evaluation]
         answers = encode_answers(self.tokenizer, task.answers)

@@ -127,10 +127,7 @@ def chunked(x: Tensor, eta: Tensor, state: Tensor | None, reverse: bool = False)
     j = torch.arange(CHUNK, device=x.device)
     inside = powers(eta, CHUNK)  # (H, C, C)
     between = powers(eta, N, step=CHUNK, first=0)  # (H, N, N) from one chunk's sum to a later chunk's carry
-    into, out_of = (
-        eta[:, None] ** (CHUNK - j),
-        eta[:, None] ** j,
-    )  # (H, C), (H, C) of each position: to and from carries
+    into, out_of = eta[:, None] ** (CHUNK - j), eta[:, None] ** j  # (H, C) each: a position's part in, and of, a carry
     decay = eta[:, None] ** (CHUNK * torch.arange(N, device=x.device))  # (H, N) of the state
     inside, between, into, out_of, decay = (w.to(wide.dtype) for w in (inside, between, into, out_of, decay))
     if reverse:

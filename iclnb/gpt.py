@@ -88,6 +88,21 @@ class GPTConfig:
         """Heads G of keys and values."""
         return self.n_head if self.n_kv_head is None else self.n_kv_head
 
+    @property
+    def rotary_width(self) -> int:
+        """How many of a head's D numbers rotate, where positions are rotary."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of the hidden layer of each MLP."""
+        return self.d_ff or 4 * self.n_embd
+
+    @property
+    def biased_qkv(self) -> bool:
+        """Whether the query, key and value projections have biases."""
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
 
 class Recorder:
     """Collects internals of the attention layers during one call of the model.
@@ -208,7 +223,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        C, D, bias = config.n_embd, config.head_dim, config.bias if config.qkv_bias is None else config.qkv_bias
+        C, D, bias = config.n_embd, config.head_dim, config.biased_qkv
         self.head_dim = D
         self.q_proj = nn.Linear(C, C, bias)
         self.k_proj = nn.Linear(C, config.key_heads * D, bias)
@@ -249,10 +264,10 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        d_ff = config.d_ff or 4 * config.n_embd
-        self.up_proj = nn.Linear(config.n_embd, d_ff, config.bias)
-        self.gate_proj = nn.Linear(config.n_embd, d_ff, config.bias) if config.activation == "swiglu" else None
-        self.down_proj = nn.Linear(d_ff, config.n_embd, config.bias)
+        C, width, bias = config.n_embd, config.mlp_width, config.bias
+        self.up_proj = nn.Linear(C, width, bias)
+        self.gate_proj = nn.Linear(C, width, bias) if config.activation == "swiglu" else None
+        self.down_proj = nn.Linear(width, C, bias)
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -374,7 +389,7 @@ class GPT(nn.Module):
         if config.scale_embeddings:
             x = x * math.sqrt(config.n_embd)
         if config.positions == "rotary":
-            cos, sin = rotary_angles(positions, int(config.head_dim * config.rotary_fraction), config.rotary_base)
+            cos, sin = rotary_angles(positions, config.rotary_width, config.rotary_base)
             return x, (cos.unsqueeze(-3), sin.unsqueeze(-3))  # (1, T, width) or (B, 1, T, width), for all heads
         if config.positions == "learned":
             return x + self.embed_positions(positions), None

@@ -24,8 +24,7 @@ def turn(model: GPT, x: Tensor, positions: Tensor) -> Tensor:
     config = model.config
     if config.positions != "rotary":
         return x
-    width = int(config.head_dim * config.rotary_fraction)
-    return rotate(x, *rotary_angles(positions.to(x.device), width, config.rotary_base))
+    return rotate(x, *rotary_angles(positions.to(x.device), config.rotary_width, config.rotary_base))
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def _write_xglm(c: GPTConfig) -> dict:
         "num_layers": c.n_layer,
         "attention_heads": c.n_head,
         "d_model": c.n_embd,
-        "ffn_dim": c.d_ff or 4 * c.n_embd,
+        "ffn_dim": c.mlp_width,
         "max_position_embeddings": c.n_positions,
         "activation_function": c.activation.replace("gelu_tanh", "gelu_new"),
         "scale_embedding": c.scale_embeddings,
@@ -183,7 +183,7 @@ def _write_neox(c: GPTConfig) -> dict:
         "num_hidden_layers": c.n_layer,
         "num_attention_heads": c.n_head,
         "hidden_size": c.n_embd,
-        "intermediate_size": c.d_ff or 4 * c.n_embd,
+        "intermediate_size": c.mlp_width,
         "max_position_embeddings": c.n_positions,
         "rotary_pct": c.rotary_fraction,
         "rotary_emb_base": c.rotary_base,
@@ -236,7 +236,7 @@ def _write_llama(c: GPTConfig) -> dict:
         "num_attention_heads": c.n_head,
         "num_key_value_heads": c.key_heads,
         "hidden_size": c.n_embd,
-        "intermediate_size": c.d_ff or 4 * c.n_embd,
+        "intermediate_size": c.mlp_width,
         "max_position_embeddings": c.n_positions,
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rotary_base},
         "hidden_act": "silu",
@@ -373,6 +373,5 @@ def layout_for(config: GPTConfig) -> Layout:
 
 def _spelled_out(c: GPTConfig, ids: GPTConfig) -> GPTConfig:
     """The configuration with its defaults written out, and the special ids of another."""
-    biases = c.bias if c.qkv_bias is None else c.qkv_bias
-    explicit = {"d_ff": c.d_ff or 4 * c.n_embd, "n_kv_head": c.key_heads, "qkv_bias": biases}
+    explicit = {"d_ff": c.mlp_width, "n_kv_head": c.key_heads, "qkv_bias": c.biased_qkv}
     return replace(c, **explicit, bos_token_id=ids.bos_token_id, eos_token_id=ids.eos_token_id)

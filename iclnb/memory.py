@@ -55,7 +55,7 @@ def query_bytes(config: GPTConfig, dtype: torch.dtype, P: int, T: int, answer_to
         answer_tokens: positions whose logits are needed.
         record: whether internals are recorded.
     """
-    C, H, F, width = config.n_embd, config.n_head, config.d_ff or 4 * config.n_embd, dtype.itemsize
+    C, H, F, width = config.n_embd, config.n_head, config.mlp_width, dtype.itemsize
     stream = 3 * C * width  # the residual stream, its sum with attention's output, and their norm
     attention = 6 * C * width + 4 * C * WIDE  # q, k, v, each also rotated or repeated; two attentions and their mixture
     mlp = 3 * F * width  # before and after the activation, and the gate
@@ -70,7 +70,7 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, T: int, recompute: b
 
     With `recompute` that is the input of every block, and all of one block at a time.
     """
-    C, H, F = config.n_embd, config.n_head, config.d_ff or 4 * config.n_embd
+    C, H, F = config.n_embd, config.n_head, config.mlp_width
     normed = C * (max(WIDE, dtype.itemsize) if config.norm == "rms" else dtype.itemsize)  # RMSNorm keeps a wide x
     attention = (C + 3 * C + C) * dtype.itemsize + H * WIDE  # norm(x) for W_K and W_V; q, k, v; the output; log-sum-exp
     mlp = (3 if config.activation == "swiglu" else 1) * F * dtype.itemsize  # what the activation, and the gate, act on
@@ -102,8 +102,7 @@ def finetuning_bytes(config: GPTConfig, dtype: torch.dtype, T: int) -> dict[str,
     with torch.device("meta"):
         weights = sum(p.numel() for p in GPT(config).parameters())
     C, kv = config.n_embd, config.key_heads * config.head_dim
-    has_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-    trained = 2 * config.n_layer * (C + has_bias) * kv
+    trained = 2 * config.n_layer * (C + config.biased_qkv) * kv
     narrow = dtype.itemsize < WIDE
     return {
         "weights": weights * dtype.itemsize,

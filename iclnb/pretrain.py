@@ -78,6 +78,20 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     ]
 
 
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule, step: int) -> None:
+    """Give the optimisers of make_optimizers their learning rates for a step."""
+    for optimizer, lr in zip(optimizers, (schedule.matrix_lr, schedule.other_lr), strict=True):
+        optimizer.param_groups[0]["lr"] = lr * schedule.factor(step)
+
+
+def take_step(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of all optimisers down a loss, ()."""
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def train(
     model: nn.Module,
     batches: Batches,
@@ -123,8 +137,7 @@ def train(
     model.train()
     while state["step"] < schedule.steps:
         step = state["step"]
-        for optimizer, lr in zip(optimizers, (schedule.matrix_lr, schedule.other_lr), strict=True):
-            optimizer.param_groups[0]["lr"] = lr * schedule.factor(step)
+        set_rates(optimizers, schedule, step)
         inputs, targets, weights = (tensor.to(device) for tensor in batches(step))  # (B, T) each
         loss = training_step(model, optimizers, inputs, targets, weights)
         if loss != loss:
@@ -158,10 +171,7 @@ def training_step(
         logits = model(inputs)  # (B, T, V)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
     loss = (losses * weights.flatten()).sum() / weights.sum()
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    take_step(loss, optimizers)
     return loss.item()
 
 

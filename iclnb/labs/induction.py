@@ -74,7 +74,7 @@ class AttentionOnly(nn.Module):
         """Next-token logits, (B, T, V), of token ids (B, T)."""
         config, x = self.config, self.embed_tokens(ids)  # (B, T, C)
         positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        rotary = rotary_angles(positions, int(config.head_dim * config.rotary_fraction), config.rotary_base)
+        rotary = rotary_angles(positions, config.rotary_width, config.rotary_base)
         for block in self.blocks:
             x = block(x, rotary, recorder)  # (B, T, C)
         return self.lm_head(self.final_norm(x))  # (B, T, V)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from iclnb.files import write_whole
 from iclnb.gpt import Block, GPTConfig, rotary_angles
-from iclnb.pretrain import Schedule, keep, make_optimizers, restore, write_record
+from iclnb.pretrain import Schedule, keep, make_optimizers, restore, set_rates, take_step, write_record
 
 
 @dataclass
@@ -208,16 +208,12 @@ def train(
         state = restore(checkpoint, identity, model, optimizers)
     bar = tqdm(total=recipe.steps, initial=state["step"], unit="step", disable=not progress)
     while (step := state["step"]) < recipe.steps:
-        for optimizer, lr in zip(optimizers, (recipe.matrix_lr, recipe.other_lr), strict=True):
-            optimizer.param_groups[0]["lr"] = lr * schedule.factor(step)
+        set_rates(optimizers, schedule, step)
         prompts = recipe.prompts(step, seed)
         loss = (model(prompts.x, prompts.y) - prompts.y).square().mean()  # ()
         if not loss.isfinite():
             raise ValueError(f"the loss is {loss.item()} at step {step}; lower matrix_lr {recipe.matrix_lr}")
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        take_step(loss, optimizers)
         state["step"], state["losses"] = step + 1, [*state["losses"], loss.item() / recipe.d]
         bar.update()
         if state["step"] % 50 == 0 or state["step"] == recipe.steps:
