@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from iclnb.configs import layout_for, read_config, write_config
 from iclnb.gpt import GPT
-from iclnb.layouts import LAYOUTS, Layout, layout_for, shared_entries
+from iclnb.layouts import Layout
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
 
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
@@ -119,13 +120,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
         raw = json.loads(config_file.read_text())
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{config_file} is not JSON ({error})") from error
-    layout = LAYOUTS.get(raw.get("model_type"))
-    if layout is None:
-        raise CheckpointError(
-            f"{config_file} has model_type {raw.get('model_type')!r}; supported are {', '.join(LAYOUTS)}"
-        )
     try:
-        config = layout.read_config(raw)
+        layout, config = read_config(raw)
     except KeyError as error:
         raise CheckpointError(f"{config_file} lacks the entry {error}") from error
     except ValueError as error:
@@ -242,10 +238,7 @@ def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         for name, tensors in parts.items()
     }
     entries = {
-        **layout.write_config(config),
-        **shared_entries(config),
-        "architectures": [layout.class_name],
-        "model_type": layout.model_type,
+        **write_config(layout, config),
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
     }
     if tokenizer is not None:

@@ -6,7 +6,7 @@ in the loss: they are few, and they are what context is needed for.
 
 import random
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -273,8 +273,12 @@ CURRICULUM = (
     # everything, in lists of some 40 items
     Phase(1900, 4, 640, LAST),
 )
-STEPS = sum(phase.steps for phase in CURRICULUM)
-TOKENS = sum(phase.steps * phase.sequences * phase.length for phase in CURRICULUM)
+
+
+def size(curriculum: Sequence[Phase] = CURRICULUM) -> tuple[int, int]:
+    """Steps and tokens of a curriculum."""
+    steps = sum(phase.steps for phase in curriculum)
+    return steps, sum(phase.steps * phase.sequences * phase.length for phase in curriculum)
 
 
 class Corpus:
@@ -284,10 +288,11 @@ class Corpus:
         tokenizer: from build_tokenizer.
         steps: length of the whole training; all phases shrink or grow with it.
         seed: of all documents.
+        curriculum: the phases.
     """
 
-    def __init__(self, tokenizer: Any, steps: int, seed: int):
-        self.tokenizer, self.steps, self.seed = tokenizer, steps, seed
+    def __init__(self, tokenizer: Any, steps: int, seed: int, curriculum: Sequence[Phase] = CURRICULUM):
+        self.tokenizer, self.steps, self.seed, self.curriculum = tokenizer, steps, seed, curriculum
         self._encode = cache(lambda text: tuple(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,8 +301,8 @@ class Corpus:
 
     def phase(self, step: int) -> Phase:
         """The phase that a step belongs to."""
-        ends = accumulate(phase.steps for phase in CURRICULUM)
-        return next(phase for phase, end in zip(CURRICULUM, ends, strict=True) if step * STEPS < end * self.steps)
+        ends = list(accumulate(phase.steps for phase in self.curriculum))
+        return next(p for p, end in zip(self.curriculum, ends, strict=True) if step * ends[-1] < end * self.steps)
 
     def rows(self, step: int, phase: Phase) -> tuple[Tensor, Tensor, Tensor]:
         """The same, out of a given phase."""

@@ -43,7 +43,22 @@ def ema(v: Tensor, eta: float | Tensor, method: str = "chunked", state: Tensor |
         return loop(widen(v), rate, state).to(v.dtype)
     if method == "toeplitz":
         return toeplitz(widen(v), rate, state).to(v.dtype)
-    return ExponentialSum.apply(v, rate, state)
+    return exponential_sum(v, rate, state)
+
+
+def exponential_sum(v: Tensor, eta: Tensor, state: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+    """`ema` without the check of eta, which makes a GPU wait, and with an addition: what a model calls in each layer.
+
+    Args:
+        v, state: as in ema.
+        eta: momentum, a float64 tensor () or (H,) in [0, 1) on the device of v.
+        onto: a tensor (..., T, D) to which the sum is added; None adds it to nothing.
+
+    Returns:
+        (..., T, D) in the dtype of v.
+    """
+    out = ExponentialSum.apply(v, eta, state)  # (..., T, D)
+    return out if onto is None else onto + out
 
 
 def ema_state(v: Tensor, eta: float | Tensor, state: Tensor | None = None) -> Tensor:

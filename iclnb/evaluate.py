@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from iclnb.attention import causal_mask
-from iclnb.gpt import GPT, Prefix, Recorder
+from iclnb.gpt import GPT, Prefix
 from iclnb.memory import free_bytes, query_bytes
 from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
+from iclnb.recorder import Recorder
 from iclnb.tasks import Task
 
 POSITIONS = ("query", "answer")

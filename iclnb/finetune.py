@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.gpt import GPT, Recorder
+from iclnb.gpt import GPT
 from iclnb.memory import needs_recomputing
 from iclnb.prompts import build_prompt, training_sequence
+from iclnb.recorder import Recorder
 from iclnb.tasks import Task
 
 TRAINED = ("attn.k_proj", "attn.v_proj")

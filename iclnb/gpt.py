@@ -5,7 +5,7 @@ Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from iclnb.attention import attention_scores, fold, prefix_attention, repeat_heads, unfold
+from iclnb.attention import prefix_attention, repeat_heads
+from iclnb.momentum import Momentum, check_choice
 from iclnb.precision import widen
+from iclnb.recorder import Recorder
 
 POSITIONS = ("sinusoidal", "learned", "rotary")
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
@@ -43,9 +45,11 @@ class GPTConfig:
         tie_embeddings: use the embedding table as the output projection.
         layer_norm_eps: added to the variance in LayerNorm, to the mean square in RMSNorm.
         bos_token_id, eos_token_id: ids of `<s>` and `</s>`.
+        momentum: eta in [0, 1) of momentum attention in all layers, one number or one a head; None is plain attention.
+        learn_momentum: eta is a parameter, one a head in every layer, which starts at `momentum` in (0, 1).
 
     Raises:
-        ValueError: H does not divide C, G does not divide H, or an unknown variant.
+        ValueError: H does not divide C, G does not divide H, an unknown variant, or a momentum that cannot be.
     """
 
     vocab_size: int
@@ -68,6 +72,8 @@ class GPTConfig:
     layer_norm_eps: float = 1e-5
     bos_token_id: int = 0
     eos_token_id: int = 0
+    momentum: float | tuple[float, ...] | None = None
+    learn_momentum: bool = False
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -77,6 +83,7 @@ class GPTConfig:
         for option, known in (("positions", POSITIONS), ("activation", ACTIVATIONS), ("norm", NORMS)):
             if (value := getattr(self, option)) not in known:
                 raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
+        check_choice(self.momentum, self.learn_momentum, self.n_head)
 
     @property
     def head_dim(self) -> int:
@@ -104,79 +111,25 @@ class GPTConfig:
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
 
-class Recorder:
-    """Collects internals of the attention layers during one call of the model.
-
-    Args:
-        names: which internals; each becomes a list with one tensor a layer in `layers[name]`:
-            "output": the attention block's output after its output projection, before the residual, (B, C);
-            "scores": scaled inner products of the query with every key, before mask and softmax, (B, H, P + T);
-            "query": the query vectors W_Q x before any rotation, (B, H, D);
-            "key", "value": all keys and values, (B, G, T, D).
-        at: (B,) int, the position of each sequence that output, scores and query are taken at; None takes every
-            position, which adds a T dimension before the last.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-
-    NAMES = ("output", "scores", "query", "key", "value")
-
-    def __init__(self, *names: str, at: Tensor | None = None):
-        for name in names:
-            if name not in self.NAMES:
-                raise ValueError(f"cannot record {name!r}; known are {', '.join(self.NAMES)}")
-        self.at = at
-        self.layers: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def take(self, query: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, prefix_k: Tensor | None) -> None:
-        """Keep what was asked for of one layer.
-
-        Args:
-            query: W_Q x, (B, H, T, D).
-            q, k, v: what attention used, rotated where positions are rotary, (B, H, T, D) and twice (B, G, T, D).
-            output: the attention block's output, (B, T, C).
-            prefix_k: keys of the prefix, (1, G, P, D), or None.
-        """
-        if "output" in self.layers:
-            self._keep("output", self._select(output))  # (B, C)
-        if "query" in self.layers:
-            self._keep("query", self._select(query))  # (B, H, D)
-        if "scores" in self.layers:
-            q_at = self._select(q)  # (B, H, 1 or T, D)
-            B, H, *_ = q_at.shape
-            scores = attention_scores(q_at, repeat_heads(k, H))  # (B, H, 1 or T, T)
-            if prefix_k is not None:
-                over_prefix = unfold(attention_scores(fold(q_at, k.shape[1]), prefix_k), B, H)  # (B, H, 1 or T, P)
-                scores = torch.cat([over_prefix, scores], dim=-1)  # (B, H, 1 or T, P + T)
-            self._keep("scores", scores)
-        if "key" in self.layers:
-            self.layers["key"].append(k)
-        if "value" in self.layers:
-            self.layers["value"].append(v)
-
-    def _select(self, x: Tensor) -> Tensor:
-        """x (B, ..., T, last) at the recorded position: (B, ..., 1, last), or all of x."""
-        if self.at is None:
-            return x
-        index = self.at.view(-1, *[1] * (x.dim() - 1)).expand(*x.shape[:-2], 1, x.shape[-1])
-        return x.gather(-2, index)
-
-    def _keep(self, name: str, x: Tensor) -> None:
-        self.layers[name].append(x.detach() if self.at is None else x.squeeze(-2).detach())
-
-
 @dataclass
 class Prefix:
-    """Keys and values of a token sequence that later sequences continue: one (1, G, P, D) pair a layer."""
+    """Keys and values of a token sequence that later sequences continue, one pair (1, G, P, D) a layer.
+
+    With momentum attention also what the values add at the position that follows, (1, H, D) a layer.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
+    sums: list[Tensor] | None = None
 
     @property
     def length(self) -> int:
         """Number P of tokens in the prefix."""
         return self.keys[0].shape[-2]
+
+    def layer(self, i: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and their sum in layer i."""
+        return self.keys[i], self.values[i], None if self.sums is None else self.sums[i]
 
 
 def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
@@ -219,7 +172,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Causal multi-head self-attention: W_Q, W_K, W_V, softmax attention, output projection."""
+    """Causal multi-head self-attention: W_Q, W_K, W_V, softmax attention, momentum if wanted, output projection."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -228,27 +181,33 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(C, C, bias)
         self.k_proj = nn.Linear(C, config.key_heads * D, bias)
         self.v_proj = nn.Linear(C, config.key_heads * D, bias)
+        self.momentum = (
+            None if config.momentum is None else Momentum(config.momentum, config.learn_momentum, config.n_head)
+        )
         self.out_proj = nn.Linear(C, C, config.bias)
 
     def forward(
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None = None,
-        prefix: tuple[Tensor, Tensor] | None = None,
+        prefix: tuple[Tensor, Tensor, Tensor | None] | None = None,
         mask: Tensor | None = None,
         recorder: Recorder | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Attend within x (B, T, C), after `prefix`, a pair of keys and values (1, G, P, D); returns (B, T, C)."""
+        """Attend within x (B, T, C), after a layer of a Prefix; mask and positions as in GPT.hidden; (B, T, C)."""
         query = self._heads(self.q_proj(x))  # (B, H, T, D)
         k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))  # (B, G, T, D)
         q = query
         if rotary is not None:
             q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D), (B, G, T, D)
+        own_k, own_v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])  # (B, H, T, D)
         if prefix is None:
-            own_k, own_v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])  # (B, H, T, D)
             y = F.scaled_dot_product_attention(q, own_k, own_v, attn_mask=mask, is_causal=mask is None)  # (B, H, T, D)
         else:
-            y, _ = prefix_attention(q, k, v, *prefix, mask)  # (B, H, T, D)
+            y, _ = prefix_attention(q, k, v, *prefix[:2], mask)  # (B, H, T, D)
+        if self.momentum is not None:
+            y = self.momentum(own_v, y, None if prefix is None else prefix[2], mask, positions)  # (B, H, T, D)
         output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
         if recorder is not None:
             recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
@@ -288,9 +247,9 @@ class Block(nn.Module):
         self.mlp_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        attended = x + self.attn(self.attn_norm(x), rotary, prefix, mask, recorder)  # (B, T, C)
+    def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None, positions=None) -> Tensor:
+        """(B, T, C) to (B, T, C); arguments as in SelfAttention."""
+        attended = x + self.attn(self.attn_norm(x), rotary, prefix, mask, recorder, positions)  # (B, T, C)
         return attended + self.mlp(self.mlp_norm(x if self.parallel_residual else attended))  # (B, T, C)
 
 
@@ -317,7 +276,9 @@ class GPT(nn.Module):
         """
         generator = torch.Generator(device=self.embed_tokens.weight.device).manual_seed(seed)
         for name, parameter in self.named_parameters():
-            if "norm" in name:
+            if name.endswith("momentum.logit"):
+                parameter.copy_(self.get_submodule(name.removesuffix(".logit")).start())
+            elif "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             elif name.endswith("bias"):
                 parameter.zero_()
@@ -362,11 +323,11 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
-            before = (prefix.keys[layer], prefix.values[layer]) if prefix is not None else None
+            how = (rotary, None if prefix is None else prefix.layer(layer), mask, recorder, positions)
             if recompute:
-                x = checkpoint(block, x, rotary, before, mask, recorder, use_reentrant=False)  # (B, T, C)
+                x = checkpoint(block, x, *how, use_reentrant=False)  # (B, T, C)
             else:
-                x = block(x, rotary, before, mask, recorder)  # (B, T, C)
+                x = block(x, *how)  # (B, T, C)
         return self.final_norm(x)  # (B, T, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -377,11 +338,42 @@ class GPT(nn.Module):
         return torch.cat([F.linear(widen(hidden), widen(rows)) for rows in weight.split(VOCABULARY_PIECE)], dim=-1)
 
     @torch.no_grad()
-    def encode_prefix(self, ids: Tensor) -> Prefix:
-        """Keys and values of one token sequence (1, P), to be continued by many."""
+    def encode_prefix(self, ids: Tensor, before: Prefix | None = None) -> Prefix:
+        """What attention needs to know of one token sequence (1, P), to be continued by many.
+
+        With `before`, the sequence continues that prefix, and the result is the prefix of both: one token more, say.
+        """
         recorder = Recorder("key", "value")
-        self.hidden(ids, recorder=recorder)
-        return Prefix(recorder.layers["key"], recorder.layers["value"])
+        self.hidden(ids, before, recorder)
+        keys, values, sums = recorder.layers["key"], recorder.layers["value"], None
+        if self.config.momentum is not None:
+            earlier = [None] * len(values) if before is None else before.sums
+            momenta = [block.attn.momentum for block in self.blocks]
+            sums = [m.carry(v, s) for m, v, s in zip(momenta, values, earlier, strict=True)]  # (1, H, D) each
+        if before is not None:
+            keys = [torch.cat(pair, dim=2) for pair in zip(before.keys, keys, strict=True)]  # (1, G, P + T, D) each
+            values = [torch.cat(pair, dim=2) for pair in zip(before.values, values, strict=True)]
+        return Prefix(keys, values, sums)
+
+    def with_momentum(self, momentum: float | tuple[float, ...] | None, learn: bool = False) -> "GPT":
+        """The same weights with another momentum, or none; only a learned momentum is not shared with this model.
+
+        Args:
+            momentum, learn: `momentum` and `learn_momentum` of GPTConfig.
+
+        Raises:
+            ValueError: a momentum that cannot be.
+        """
+        weight = self.embed_tokens.weight
+        with torch.device("meta"):
+            other = GPT(replace(self.config, momentum=momentum, learn_momentum=learn))  # shapes only
+        weights = {name: w for name, w in self.named_parameters() if not name.endswith("momentum.logit")}
+        other.load_state_dict(weights, strict=False, assign=True)
+        for block in other.blocks if learn else ():
+            block.attn.momentum.logit = nn.Parameter(block.attn.momentum.start().to(weight))
+        if self.config.tie_embeddings:
+            other.lm_head.weight = other.embed_tokens.weight
+        return other.train(self.training)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Embedded tokens (B, T, C), and cosines and sines where positions are rotary."""

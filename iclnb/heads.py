@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from iclnb.attention import repeat_heads
-from iclnb.gpt import GPT, Prefix, Recorder, rotary_angles, rotate
+from iclnb.gpt import GPT, Prefix, rotary_angles, rotate
+from iclnb.recorder import Recorder
 
 
 def turn(model: GPT, x: Tensor, positions: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Layout:
     def source(self, parameter: str) -> tuple[str, int | None]:
         """File tensor that holds `parameter`, without prefix, and which third of it (None: all of it)."""
         *scope, module, kind = parameter.split(".")
+        if module == "momentum":  # ours alone
+            return f"{self.block.format(scope[1])}.momentum.{kind}", None
         if scope and scope[0] == "blocks":
             ours = ".".join([*scope[2:], module])
             theirs = f"{self.block.format(scope[1])}.{self.names[ours]}.{kind}"
@@ -343,35 +345,3 @@ LLAMA = Layout(
 QWEN2 = replace(LLAMA, model_type="qwen2", class_name="Qwen2ForCausalLM", read_config=_read_qwen2)
 
 LAYOUTS = {layout.model_type: layout for layout in (XGLM, GPT2, NEOX, LLAMA, QWEN2)}
-
-
-def shared_entries(c: GPTConfig) -> dict:
-    """The entries of config.json that every layout has."""
-    return {
-        "vocab_size": c.vocab_size,
-        "tie_word_embeddings": c.tie_embeddings,
-        "bos_token_id": c.bos_token_id,
-        "eos_token_id": c.eos_token_id,
-    }
-
-
-def layout_for(config: GPTConfig) -> Layout:
-    """The layout that keeps everything of this configuration.
-
-    Raises:
-        ValueError: there is none, because no architecture of the Hub combines these variants.
-    """
-    for layout in LAYOUTS.values():
-        try:
-            read_again = layout.read_config(layout.write_config(config) | shared_entries(config))
-        except ValueError:  # a variant that this layout cannot say
-            continue
-        if _spelled_out(read_again, config) == _spelled_out(config, config):
-            return layout
-    raise ValueError(f"no layout of {', '.join(LAYOUTS)} holds {config}")
-
-
-def _spelled_out(c: GPTConfig, ids: GPTConfig) -> GPTConfig:
-    """The configuration with its defaults written out, and the special ids of another."""
-    explicit = {"d_ff": c.mlp_width, "n_kv_head": c.key_heads, "qkv_bias": c.biased_qkv}
-    return replace(c, **explicit, bos_token_id=ids.bos_token_id, eos_token_id=ids.eos_token_id)

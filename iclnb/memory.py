@@ -58,6 +58,7 @@ def query_bytes(config: GPTConfig, dtype: torch.dtype, P: int, T: int, answer_to
     C, H, F, width = config.n_embd, config.n_head, config.mlp_width, dtype.itemsize
     stream = 3 * C * width  # the residual stream, its sum with attention's output, and their norm
     attention = 6 * C * width + 4 * C * WIDE  # q, k, v, each also rotated or repeated; two attentions and their mixture
+    attention += 0 if config.momentum is None else 3 * C * WIDE  # the values in chunks, their sums, and both together
     mlp = 3 * F * width  # before and after the activation, and the gate
     scores = 2 * H * (P + T) * WIDE  # scores and their softmax, where no kernel avoids them
     logits = 2 * answer_tokens * config.vocab_size * WIDE  # and their exponentials

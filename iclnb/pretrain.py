@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.checkpoints import save
-from iclnb.corpus import CURRICULUM, STEPS, TOKENS, Corpus, Phase, recall, repeats
+from iclnb.corpus import CURRICULUM, Corpus, Phase, recall, repeats, size
 from iclnb.evaluate import few_shot
 from iclnb.files import write_whole
 from iclnb.gpt import GPT, GPTConfig
@@ -290,16 +290,23 @@ class Probe:
 
 
 def pretrain(
-    out: str | Path, tokens: int, seed: int = 0, resume: bool = False, progress: bool = True, **shape: Any
+    out: str | Path,
+    tokens: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+    curriculum: Sequence[Phase] = CURRICULUM,
+    **shape: Any,
 ) -> list[dict[str, float]]:
     """Train pocket-gpt and write it to a folder.
 
     Args:
         out: folder of the finished model; the checkpoint of the running training lies beside it, in `<out>.training`.
-        tokens: how many to train on.
+        tokens: how many to train on, to which the curriculum shrinks or grows; None is its own length.
         seed: of weights and documents.
         resume: continue where an earlier call with the same arguments was stopped.
         progress: show a progress bar.
+        curriculum: the phases.
         shape: entries of GPTConfig that differ from POCKET.
 
     Returns:
@@ -314,15 +321,16 @@ def pretrain(
         raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or delete the folder")
     tokenizer = build_tokenizer()
     config = pocket_config(tokenizer, **shape)
-    steps = max(1, round(tokens * STEPS / TOKENS))
+    steps, whole = size(curriculum)
+    steps = steps if tokens is None else max(1, round(tokens * steps / whole))
     phases = [
         [p.steps, p.sequences, p.length, {kind.__name__: share for kind, share in p.mixture.items()}]
-        for p in CURRICULUM
+        for p in curriculum
     ]
     model = GPT(config).initialise(seed)
     record = train(
         model,
-        Corpus(tokenizer, steps, seed),
+        Corpus(tokenizer, steps, seed, curriculum),
         Schedule(steps),
         folder=folder,
         resume=resume,
@@ -358,7 +366,7 @@ def tokens_in(minutes: float, seed: int = 0) -> int:
         for _ in range(4):
             training_step(model, optimizers, *batch)
         seconds += phase.steps * (time.perf_counter() - started) / 4  # of the whole training
-    return int(0.9 * 60 * minutes / seconds * TOKENS)  # a tenth is left for measurements
+    return int(0.9 * 60 * minutes / seconds * size()[1])  # a tenth is left for measurements
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -148,7 +148,7 @@ def lose_shard(folder):
         (lambda f: truncate(f, "config.json"), "config.json is not JSON"),
         (
             lambda f: edit_config(f, model_type="bert"),
-            "model_type 'bert'; supported are xglm, gpt2, gpt_neox, llama, qwen2",
+            "model_type is 'bert'; supported are xglm, gpt2, gpt_neox, llama, qwen2",
         ),
         (lambda f: edit_config(f, num_layers=None), "lacks the entry 'num_layers'"),
         (lambda f: edit_config(f, activation_function="swish"), "activation_function is 'swish'"),

@@ -6,7 +6,8 @@ from toys import hf_model, save_checkpoint
 from transformers import AutoModelForCausalLM
 
 from iclnb.checkpoints import load, load_model
-from iclnb.gpt import GPT, GPTConfig, Recorder
+from iclnb.gpt import GPT, GPTConfig
+from iclnb.recorder import Recorder
 
 CPU = torch.device("cpu")
 SHAPES = [dict(layers=1, width=32, heads=2), dict(layers=3, width=48, heads=6), dict(layers=2, width=96, heads=4)]

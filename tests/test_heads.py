@@ -5,7 +5,8 @@ import torch
 
 from iclnb import duality, heads
 from iclnb.attention import softmax_attention
-from iclnb.gpt import GPT, GPTConfig, Recorder
+from iclnb.gpt import GPT, GPTConfig
+from iclnb.recorder import Recorder
 
 PROMPT, QUERY = [0, 5, 9, 3, 1, 7, 7, 1], [4, 8, 2]  # <s> and demonstrations; a query
 KINDS = [("sinusoidal", 1.0, 2), ("learned", 1.0, 2), ("rotary", 1.0, 2), ("rotary", 0.5, 2), ("rotary", 1.0, 1)]

@@ -165,9 +165,11 @@ def test_relative_links_resolve():
 LAYERS = [
     {"paths", "files", "kernels", "version", "precision", "ema"},
     {"attention"},
+    {"momentum", "recorder"},
     {"gpt"},
     {
         "layouts",
+        "configs",
         "memory",
         "prompts",
         "tasks",
