@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRITON := triton==3.9.0
 
 .DEFAULT_GOAL := help
 .PHONY: help env run lab test notebooks badges lint format pocket-gpt clean
@@ -44,18 +45,22 @@ OUT := build/pocket-gpt
 SHIPPED = $(shell tail -n 1 data/pocket-gpt/training.csv | cut -d , -f 2)
 
 pocket-gpt: $(INSTALLED) ## train pocket-gpt anew into build/pocket-gpt (MINUTES=... or TOKENS=... for another length)
-	$(BIN)/python -m iclnb.pretrain --out $(OUT) $(if $(MINUTES),--minutes $(MINUTES),\
+	$(BIN)/python -m iclnb pretrain --out $(OUT) $(if $(MINUTES),--minutes $(MINUTES),\
 	--tokens $(or $(TOKENS),$(SHIPPED)) $(if $(wildcard $(OUT).training),--resume))
 
 clean: ## remove what was built or cached; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-# torch comes first and by itself, so that a CPU build is kept where pip finds one.
+# torch comes first and by itself, so that a CPU build is kept where pip finds one. Builds for a GPU bring the Triton that
+# they need; the others get one, in which the tests run the kernel of iclnb/ema_kernel.py without a GPU.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the packages into $(VENV); PyTorch is the large one ..."
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || \
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(TRITON) || \
+	echo "Triton has no build for this machine: the tests of its kernel will be skipped."
 	@touch $@
 
 $(BIN)/python:

@@ -30,8 +30,11 @@ VOCABULARY = 8000  # entries of a BPE with which sst2's sentences get about as m
 PACKAGES = ("iclnb", "torch", "transformers", "tokenizers", "numpy", "lm_eval")
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line of a benchmark: its own options, and those that all have; sets the number of threads."""
+def parse(parser: argparse.ArgumentParser, sentences: bool = True) -> argparse.Namespace:
+    """The command line of a benchmark: its own options, and those that all have; sets the number of threads.
+
+    A benchmark that needs no sentences runs without a folder of real tasks.
+    """
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model, in seconds: tries the script, measures nothing"
     )
@@ -41,7 +44,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="folder of the record (default: benchmarks/results)")
     options = parser.parse_args()
-    if not options.quick and not options.data:
+    if sentences and not options.quick and not options.data:
         parser.error("the sentences come from a folder of real tasks; name it with --data or ICLNB_DATA")
     torch.set_num_threads(options.threads)
     options.out = options.out or (BUILD / "quick" if options.quick else HERE / "results")

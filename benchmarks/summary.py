@@ -12,6 +12,7 @@ FILES = {
     "fewshot": ("Few-shot evaluation", ("speed", "limit")),
     "memory": ("Memory", ("rows",)),
     "finetuning": ("Fine-tuning", ("rows", "derived_2.7B")),
+    "momentum": ("Momentum attention", ("overhead", "forms", "memory")),
     "gpu_table": ("The paper's table on one GPU", ("rows",)),
 }
 

@@ -7,9 +7,11 @@ Every function has a plain form that defines what it computes; softmax statistic
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.ema import ema
+from iclnb.ema import check_momentum, exponential_sum
+from iclnb.ema import ema as ema  # the momentum term belongs to the attentions that are found here
 from iclnb.kernels import find_kernel
 from iclnb.precision import widen
 
@@ -153,6 +155,7 @@ def prefix_attention(
         k, v: their own keys and values, (B, G, T, D); G divides H, and each key head serves H / G query heads.
         prefix_k, prefix_v: keys and values of the shared prefix, (1, G, P, D).
         mask: which of the sequence's own tokens each position may see, (B, 1, T, T) bool; None is the causal ones.
+            With a mask (B, 1, A, T), q may hold A of the T tokens: (B, H, A, D), and A takes the place of T below.
         scale: factor on the inner products; None is 1 / sqrt(D).
         fused: as in attention_with_mass.
 
@@ -170,17 +173,28 @@ def prefix_attention(
     return (share * over_prefix + (1 - share) * over_own).to(v.dtype), lam
 
 
-def momentum_attention(q: Tensor, k: Tensor, v: Tensor, eta: float | Tensor, scale: float | None = None) -> Tensor:
+def momentum_attention(
+    q: Tensor, k: Tensor, v: Tensor, eta: float | Tensor, causal: bool = True, scale: float | None = None
+) -> Tensor:
     """Momentum attention, softmax attention plus an exponential sum of the earlier values.
+
+    It equals `softmax_attention(q, k, v) + ema(v, eta)`, but for (B, H, T, D) never holds the (T, T) scores.
 
     Args:
         q, k, v: (..., T, D).
         eta: momentum, in [0, 1): a number, or one for each head, as in ema.
+        causal: position t sees positions j <= t only; momentum is defined for this alone.
         scale: factor on the inner products; None is 1 / sqrt(D).
 
     Returns:
         (..., T, D) in the dtype of v.
 
+    Raises:
+        ValueError: eta as in ema, or causal is False.
+
     Source: Dai et al. 2023, section 5: MoAttn(V, K, q_t) = Attn(V, K, q_t) + sum_{i<t} eta^(t-i) v_i.
     """
-    return softmax_attention(q, k, v, causal=True, scale=scale) + ema(v, eta)  # (..., T, D)
+    if not causal:
+        raise ValueError("causal is False; momentum sums over earlier values, so momentum attention is causal only")
+    eta = check_momentum(eta, v)  # () or (H,)
+    return exponential_sum(v, eta, onto=F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))

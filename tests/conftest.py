@@ -9,6 +9,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what the tests start; their models are too small to gain from more
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("iclnb", deadline=None, derandomize=True)  # the same examples each time, however slow
 settings.load_profile("iclnb")

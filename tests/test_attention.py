@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iclnb import kernels
-from iclnb.attention import linear_attention, momentum_attention, prefix_attention, softmax_attention
+from iclnb.attention import ema, linear_attention, momentum_attention, prefix_attention, softmax_attention
 
 
 def qkv(*shape, dtype=torch.float64, seed=0):
@@ -137,6 +137,38 @@ def test_prefix_attention_in_lower_precision(dtype, tolerance, fused):
     assert (out.double() - expected).norm() / expected.norm() < tolerance
 
 
-def test_momentum_attention_without_momentum_is_softmax_attention():
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    "shape, eta", [((70, 4), 0.9), ((3, 33, 4), [0.0, 0.5, 0.99]), ((2, 3, 40, 4), [0.0, 0.5, 0.99])]
+)
+def test_momentum_attention_is_softmax_attention_and_the_sum_that_defines_it(shape, eta, dtype, tolerance):
+    inputs = [x.to(dtype).requires_grad_() for x in (*qkv(*shape), torch.tensor(eta, dtype=torch.float64))]
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    for scale in (None, 0.3):
+        q, k, v, rate = wide
+        expected = softmax_attention(q, k, v, scale=scale) + ema(v, rate, "loop")
+        found = momentum_attention(*inputs, scale=scale)
+        assert found.dtype == dtype
+        found, expected = ([x, *torch.autograd.grad(x.pow(2).sum(), y)] for x, y in ((found, inputs), (expected, wide)))
+        for a, b in zip(found, expected, strict=True):
+            assert (a.double() - b).norm() < tolerance * b.norm()
+
+
+def test_momentum_attention_keeps_memory_in_proportion_to_the_length():
+    def kept(T):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()), lambda x: x):
+            momentum_attention(*(x.requires_grad_() for x in qkv(1, 2, T, 8)), torch.tensor(0.9, requires_grad=True))
+        return sum(sizes)
+
+    assert kept(2048) < 2.1 * kept(1024) < 2048**2
+
+
+def test_momentum_attention_is_refused_where_it_is_not_defined():
     q, k, v = qkv(2, 2, 5, 4)
-    torch.testing.assert_close(momentum_attention(q, k, v, 0.0), softmax_attention(q, k, v), rtol=0, atol=0)
+    torch.testing.assert_close(momentum_attention(q, k, v, 0.0), softmax_attention(q, k, v), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="causal is False; momentum sums over earlier values"):
+        momentum_attention(q, k, v, 0.5, causal=False)
+    for eta, message in ((1.0, "eta is 1.0"), (float("nan"), "eta is nan"), (torch.zeros(3), r"eta has shape \(3,\)")):
+        with pytest.raises(ValueError, match=message):
+            momentum_attention(q, k, v, eta)

@@ -19,7 +19,7 @@ sys.path.append(str(FOLDER))
 import peers  # noqa: E402
 from products import Product, Products, Replay, operations  # noqa: E402
 
-SCRIPTS = ("fewshot", "memory", "finetuning", "gpu_table")
+SCRIPTS = ("fewshot", "memory", "finetuning", "momentum", "gpu_table")
 
 
 def run(name, out):

@@ -5,16 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclnb.ema import CHUNK, METHODS, ema, ema_state
+from iclnb.ema import CHUNK, ema, ema_state, exponential_sum
 
 DOUBLE = {"rtol": 0, "atol": 1e-10}
+FORMS = ("auto", "loop", "toeplitz", "chunked")  # the kernel takes no float64; test_ema_kernel.py compares it
 
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.9999])
 def test_every_form_equals_the_double_sum(method, eta):
     v = randn(2, 9, 3)
@@ -86,5 +87,20 @@ def test_a_momentum_that_cannot_be_is_refused(eta, message):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="method is 'chunks'; accepted are 'loop', 'toeplitz', 'chunked'"):
+    with pytest.raises(
+        ValueError, match="method is 'chunks'; accepted are 'auto', 'loop', 'toeplitz', 'chunked', 'kernel'"
+    ):
         ema(torch.zeros(3, 2), 0.5, method="chunks")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_sum_lands_on_another_tensor_which_stays_as_it_was(dtype):
+    v, onto, state = (randn(*shape, seed=shape[0]) for shape in ((2, 3, 70, 4), (2, 3, 70, 4), (1, 3, 4)))
+    v, onto, eta = v.to(dtype), onto.to(dtype), torch.tensor([0.0, 0.5, 0.99], dtype=torch.float64)
+    before = onto.clone()
+    with torch.autocast("cpu", torch.bfloat16):  # as in a mixed-precision training step; it must not round the sums
+        found = exponential_sum(v, eta, state, onto)
+    expected = onto.double() + ema(v.double(), eta, "loop", state)
+    assert found.dtype == dtype and torch.equal(onto, before)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    assert (found.double() - expected).norm() < tolerance * expected.norm()
