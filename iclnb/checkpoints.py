@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from iclnb.configs import layout_for, read_config, write_config
+from iclnb.configs import MOMENTUM, layout_for, read_config, write_config
 from iclnb.gpt import GPT
 from iclnb.layouts import Layout
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
@@ -200,14 +200,17 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     if not (folder / "tokenizer.json").is_file() and not all(
         (folder / n).is_file() for n in ("vocab.json", "merges.txt")
     ):
         raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if (folder / "config.json").is_file() and MOMENTUM in (folder / "config.json").read_text():
+        options["config"] = PreTrainedConfig()  # else transformers warns of a model type that it does not know
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # transformers raises many kinds here
         raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({error})") from error
 

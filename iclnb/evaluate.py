@@ -279,15 +279,13 @@ def _score(
     at = end + len(answers[0]) if position == "answer" else end  # (B,)
     recorder = Recorder("output", "scores", "query", at=at.to(device)) if record else None
     mask = None if mask is None else mask.to(device)
-    hidden = model.hidden(ids.to(device), prefix, recorder, positions.to(device), mask)  # (B, T, C)
     places, start = [end], end + 1  # start: (B,) index of a branch's first token
     for answer, tokens in zip(answers, branches, strict=True):
         places += [start + i for i in range(len(answer) - 1)]
         start = start + len(tokens)  # (B,)
-    places = torch.stack(places, dim=1).to(
-        device
-    )  # (B, A): every place that an answer token follows, the query's first
-    logits = model.logits(hidden[torch.arange(len(queries), device=device)[:, None], places])  # (B, A, V)
+    places = torch.stack(places, dim=1).to(device)  # (B, A) that an answer token follows, the query's first
+    hidden = model.hidden(ids.to(device), prefix, recorder, positions.to(device), mask, at=places)  # (B, A, C)
+    logits = model.logits(hidden)  # (B, A, V)
     mass = logits.logsumexp(-1)  # (B, A)
     columns, used = [], 1
     for answer in answers:

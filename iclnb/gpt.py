@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from iclnb.attention import prefix_attention, repeat_heads
+from iclnb.attention import causal_mask, prefix_attention, repeat_heads
 from iclnb.momentum import Momentum, check_choice
 from iclnb.precision import widen
 from iclnb.recorder import Recorder
@@ -194,20 +194,24 @@ class SelfAttention(nn.Module):
         mask: Tensor | None = None,
         recorder: Recorder | None = None,
         positions: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Attend within x (B, T, C), after a layer of a Prefix; mask and positions as in GPT.hidden; (B, T, C)."""
+        """Attend within x (B, T, C), after a layer of a Prefix; mask, positions and at as in GPT.hidden; (B, T, C)."""
         query = self._heads(self.q_proj(x))  # (B, H, T, D)
         k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))  # (B, G, T, D)
         q = query
         if rotary is not None:
             q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D), (B, G, T, D)
+        if at is not None:  # A of the tokens look, at all of them: from here on A takes the place of T in q, y, output
+            mask = causal_mask(x.shape[1], x.device)[None, None] if mask is None else mask  # (B or 1, 1, T, T)
+            q, mask = (m.take_along_dim(at[:, None, :, None], dim=2) for m in (q, mask))  # (B, H, A, D), (B, 1, A, T)
         own_k, own_v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])  # (B, H, T, D)
         if prefix is None:
             y = F.scaled_dot_product_attention(q, own_k, own_v, attn_mask=mask, is_causal=mask is None)  # (B, H, T, D)
         else:
             y, _ = prefix_attention(q, k, v, *prefix[:2], mask)  # (B, H, T, D)
         if self.momentum is not None:
-            y = self.momentum(own_v, y, None if prefix is None else prefix[2], mask, positions)  # (B, H, T, D)
+            y = self.momentum(own_v, y, None if prefix is None else prefix[2], mask, positions, at)  # (B, H, T, D)
         output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
         if recorder is not None:
             recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
@@ -247,9 +251,11 @@ class Block(nn.Module):
         self.mlp_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None, positions=None) -> Tensor:
-        """(B, T, C) to (B, T, C); arguments as in SelfAttention."""
-        attended = x + self.attn(self.attn_norm(x), rotary, prefix, mask, recorder, positions)  # (B, T, C)
+    def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None, positions=None, at=None) -> Tensor:
+        """(B, T, C) to (B, T, C), or to (B, A, C) with `at`; arguments as in SelfAttention."""
+        output = self.attn(self.attn_norm(x), rotary, prefix, mask, recorder, positions, at)  # (B, T or A, C)
+        x = x if at is None else x.take_along_dim(at.unsqueeze(-1), dim=1)  # (B, T or A, C), and so below
+        attended = x + output
         return attended + self.mlp(self.mlp_norm(x if self.parallel_residual else attended))  # (B, T, C)
 
 
@@ -300,6 +306,7 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         recompute: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Output of the last norm.
 
@@ -310,9 +317,10 @@ class GPT(nn.Module):
             positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1.
             mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
             recompute: for gradients, keep the input of each block alone and compute the rest again on the way back.
+            at: (B, A) int, the only places whose output is wanted; without a recorder the last block skips the rest.
 
         Returns:
-            (B, T, C) in the model's dtype.
+            (B, T, C), or (B, A, C) with `at`, in the model's dtype.
 
         Raises:
             ValueError: prefix and sequence together are longer than the model has positions.
@@ -323,12 +331,15 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
-            how = (rotary, None if prefix is None else prefix.layer(layer), mask, recorder, positions)
+            only = at if recorder is None and block is self.blocks[-1] else None
+            how = (rotary, None if prefix is None else prefix.layer(layer), mask, recorder, positions, only)
             if recompute:
                 x = checkpoint(block, x, *how, use_reentrant=False)  # (B, T, C)
             else:
                 x = block(x, *how)  # (B, T, C)
-        return self.final_norm(x)  # (B, T, C)
+        if at is not None and recorder is not None:
+            x = x.take_along_dim(at.unsqueeze(-1), dim=1)  # (B, A, C)
+        return self.final_norm(x)  # (B, T or A, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, (..., V) float32 or wider, of hidden states (..., C); a 16-bit product would round them coarsely."""

@@ -52,7 +52,13 @@ class Momentum(nn.Module):
         return torch.tensor(self.initial, dtype=torch.float64)
 
     def forward(
-        self, v: Tensor, y: Tensor, carried: Tensor | None, mask: Tensor | None, positions: Tensor | None
+        self,
+        v: Tensor,
+        y: Tensor,
+        carried: Tensor | None,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Attention's output with the momentum term added.
 
@@ -62,6 +68,7 @@ class Momentum(nn.Module):
             carried: what the values of a shared prefix add at the first position, (1, H, D), from `carry`.
             mask: (B, 1, T, T) bool, which tokens each token sees, where a sequence forks; None is the earlier ones.
             positions: with a mask, the place of each token after the prefix, (B, T) int.
+            at: with a mask (B, 1, A, T), the A tokens of each sequence that y (B, H, A, D) is for, (B, A) int.
 
         Returns:
             (B, H, T, D).
@@ -71,11 +78,12 @@ class Momentum(nn.Module):
             return exponential_sum(v, eta, carried, onto=y)  # (B, H, T, D)
         # Where a sequence forks, tokens are as far apart as their positions say, not as their places in the tensor.
         wide, positions = widen(v), positions.expand(len(v), -1)  # (B, H, T, D), (B, T)
-        lag = (positions[:, :, None] - positions[:, None, :]).unsqueeze(1)  # (B, 1, T, T)
+        places = positions if at is None else positions.gather(1, at)  # (B, T), or (B, A) and so below
+        lag = (places[:, :, None] - positions[:, None, :]).unsqueeze(1)  # (B, 1, T, T)
         weights = torch.where(mask & (lag > 0), eta[:, None, None] ** lag.clamp(min=0), 0)  # (B, H, T, T)
         out = y + weights.to(wide.dtype) @ wide  # (B, H, T, D)
         if carried is not None:
-            decay = eta[:, None] ** positions[:, None, :]  # (B, H, T)
+            decay = eta[:, None] ** places[:, None, :]  # (B, H, T)
             out = out + decay.to(wide.dtype).unsqueeze(-1) * carried.unsqueeze(-2)  # (B, H, T, D)
         return out.to(y.dtype)
 

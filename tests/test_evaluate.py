@@ -9,6 +9,7 @@ from iclnb.evaluate import NotFiniteError, branch
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.memory import query_bytes
 from iclnb.prompts import build_prompt
+from iclnb.recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,28 @@ def test_branches_do_not_see_each_other(positions):
             alone = model.hidden(torch.tensor([stem + tokens]), prefix)[0, len(stem) :]
             torch.testing.assert_close(forked[row, start : start + len(tokens)], alone, rtol=0, atol=1e-6)
             start += len(tokens)
+
+
+GROUPED = {"positions": "rotary", "n_kv_head": 2, "parallel_residual": True}
+
+
+@pytest.mark.parametrize("variant", [{}, GROUPED, {"momentum": (0.0, 0.3, 0.6, 0.9)}])
+@pytest.mark.parametrize("forks", [False, True])
+@torch.no_grad()
+def test_the_last_block_skips_what_is_not_asked_for(forks, variant):
+    model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_embd=16, **variant)).initialise(0).double()
+    ids, positions, mask = branch([[3, 4, 5, 6], [7, 8]], [[10, 11], [], [12, 13, 14]] if forks else [[10, 11]])
+    at = torch.tensor([[3, 5, 0], [1, 3, 3]])  # (B, A)
+    tokens = []
+    for block in model.blocks:
+        block.mlp.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape[1]))
+    for prefix in (None, model.encode_prefix(torch.tensor([[1, 2, 9]]))):
+        whole = model.hidden(ids, prefix, positions=positions, mask=mask)  # (B, T, C)
+        expected = whole[torch.arange(2)[:, None], at]  # (B, A, C)
+        for recorder, asked in ((None, at.shape[1]), (Recorder("output"), ids.shape[1])):
+            found = model.hidden(ids, prefix, recorder, positions, mask, at=at)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+            assert tokens[-2:] == [ids.shape[1], asked]
 
 
 def test_what_does_not_fork_needs_no_mask():
