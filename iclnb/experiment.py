@@ -39,8 +39,8 @@ def run_task(
         model, tokenizer, task: from iclnb.load and iclnb.load_task.
         k: demonstrations wanted; the record's `k_used` says how many fitted.
         seed: of the demonstrations; None is 1, or with lr "published" the published one.
-        lr: a learning rate; "held-out", the best of RATES on training examples that are no demonstrations; or
-            "published", the rate of the 1.3B model.
+        lr: a learning rate; "held-out", the best of RATES on training examples that are no demonstrations, as many as
+            are evaluated but no more than 200; or "published", the rate of the 1.3B model.
         limit: evaluation examples; None is all.
         position, batch_size: as in few_shot.
         say: called with a line of progress before each part.
@@ -56,7 +56,8 @@ def run_task(
     grid = []
     if lr == "held-out":
         say("choosing a learning rate on held-out training examples")
-        grid = rate_grid(model, tokenizer, task, k, seed, batch_size=batch_size)
+        most = HELD_OUT if limit is None else min(HELD_OUT, limit)  # no finer than what is asked for in the end
+        grid = rate_grid(model, tokenizer, task, k, seed, limit=most, batch_size=batch_size)
         lr = best_rate(grid)
     say(f"fine-tuning with lr = {lr:g}")
     tuned = finetune(model, tokenizer, task, k, seed, lr, record=True)
