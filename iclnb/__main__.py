@@ -1,20 +1,30 @@
-"""The command line: `python -m iclnb table ...`."""
+"""The command line: `python -m iclnb table ...` and `python -m iclnb pretrain ...`."""
 
 import argparse
 import json
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 import iclnb
-from iclnb.checkpoints import load
+from iclnb.checkpoints import load, resolve_device
 from iclnb.evaluate import POSITIONS
 from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
 from iclnb.paths import chosen_model
+from iclnb.perplexity import Perplexity
+from iclnb.pretrain import ROWS, SHAPES, pretrain, pretrain_text, text_tokens_in, tokens_in
 from iclnb.results import Results, fingerprint
+from iclnb.stream import TextStream, hub_tokenizer
 from iclnb.tasks import TASKS, load_task
+from iclnb.text import TextFile
+from iclnb.training import find_accelerator, place
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MEASURES = {
     "rec2ftp": "Rec2FTP %",
@@ -128,13 +138,78 @@ def _rate(text: str) -> float | str:
     return text if text in ("held-out", "published") else float(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m iclnb", description=iclnb.__doc__)
-    parser.add_argument("--version", action="version", version=iclnb.__version__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+def run_pretraining(options: argparse.Namespace) -> None:
+    """Train a GPT and write it: pocket-gpt on its synthetic language, or a GPT of any shape on a text."""
+    check_pretraining(options)
+    accelerator = find_accelerator(options.device)
+    try:
+        pretrain_with(accelerator, options)
+    finally:
+        if accelerator is not None:
+            accelerator.end_training()
+
+
+def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace) -> None:
+    """run_pretraining in one of several processes, or in one alone."""
+    torch.set_num_threads(options.threads)
+    device = resolve_device(options.device) if accelerator is None else accelerator.device
+    rank, processes = place(accelerator)
+    shape = SHAPES[options.shape] | options.momentum
+    how = {"device": device, "progress": not options.quiet}
+    if options.minutes is not None and processes > 1:
+        raise ValueError(f"minutes is {options.minutes:g}, but {processes} processes need --tokens, the same for all")
+    if options.text is None and options.dataset is None:
+        tokens = options.tokens or tokens_in(options.minutes, device, **shape)
+        pretrain(options.out, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape)
+        return
+    batch, context = options.batch or ROWS[options.shape][0], options.context or ROWS[options.shape][1]
+    if options.text is not None:
+        data = TextFile(options.text, context, batch, options.seed)
+    else:
+        tokenizer = hub_tokenizer(options.tokenizer)
+        where = {"split": options.split, "field": options.field, "rank": rank, "processes": processes}
+        data = TextStream(options.dataset, tokenizer, context, batch, **where)
+    tokens = options.tokens or text_tokens_in(options.minutes, data, device, **shape)
+    _, found = pretrain_text(
+        options.out, data, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape
+    )
+    if found:
+        print(render_perplexity(found))
+
+
+def check_pretraining(options: argparse.Namespace) -> None:
+    """Raises ValueError for options that are out of range, or that do not go together."""
+    for name in ("tokens", "minutes", "threads", "batch", "context"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+    if options.text is not None and options.dataset is not None:
+        raise ValueError(f"text is {options.text!r} and dataset is {options.dataset!r}; one of them can be given")
+    if options.text is None and options.dataset is None:
+        for name in ("batch", "context"):
+            if (value := getattr(options, name)) is not None:
+                raise ValueError(f"{name} is {value}, but the synthetic language comes in batches of its own")
+
+
+def render_perplexity(found: list[Perplexity]) -> str:
+    """Perplexities as a table of text."""
+    rows = [{"context": p.context, "perplexity": f"{p.value:.2f} [{p.low:.2f}, {p.high:.2f}]"} for p in found]
+    table = pd.DataFrame(rows).to_string(index=False, justify="left")
+    return f"Perplexity of {found[0].tokens:,} held-out tokens [95 % interval], in windows of so many tokens\n{table}"
+
+
+def momentum(text: str) -> dict[str, Any]:
+    """The entries of GPTConfig for a momentum on the command line: "learned", a number, or one for each head."""
+    if text == "learned":
+        return {"momentum": 0.5, "learn_momentum": True}
+    numbers = tuple(float(number) for number in text.split(","))
+    return {"momentum": numbers if len(numbers) > 1 else numbers[0]}
+
+
+def add_table(commands: argparse._SubParsersAction) -> None:
+    """The options of `table`."""
     sub = commands.add_parser("table", help="ZSL, FT and ICL accuracy, and how alike FT and ICL are, per task")
-    sub.set_defaults(command=table)
+    sub.set_defaults(command=table, kept="finished tasks are kept in {out}")
     sub.add_argument(
         "--model", default=chosen_model(), help="name, folder or Hub id (default: ICLNB_MODEL or pocket-gpt)"
     )
@@ -151,6 +226,41 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("--out", default="results", help="folder of stored results (default: results)")
     sub.add_argument("--json", action="store_true", help="print JSON instead of the table")
     sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def add_pretrain(commands: argparse._SubParsersAction) -> None:
+    """The options of `pretrain`."""
+    sub = commands.add_parser("pretrain", help="train pocket-gpt from scratch, or a GPT on a text")
+    sub.set_defaults(command=run_pretraining, kept="--resume continues from the last checkpoint")
+    sub.add_argument("--out", required=True, type=Path, help="folder of the finished model")
+    bound = sub.add_mutually_exclusive_group(required=True)
+    bound.add_argument("--tokens", type=int, help="how many tokens to train on; the same number, the same weights")
+    bound.add_argument("--minutes", type=float, help="about how long to train; becomes a number of tokens")
+    sub.add_argument("--text", help="a text file to train on (default: the synthetic language of pocket-gpt)")
+    sub.add_argument("--dataset", help="a text dataset of the Hub to train on, owner/name or owner/name:subset")
+    sub.add_argument("--split", default="train", help="of the dataset (default: train)")
+    sub.add_argument("--field", default="text", help="of the dataset, which holds the text (default: text)")
+    sub.add_argument(
+        "--tokenizer", default="openai-community/gpt2", help="for the dataset: Hub id or folder (default: GPT-2's)"
+    )
+    sub.add_argument("--shape", choices=SHAPES, default="pocket", help="of the model (default: pocket)")
+    sub.add_argument("--momentum", type=momentum, default={}, help="of attention: a number, one a head, or learned")
+    sub.add_argument("--context", type=int, help="tokens of a row of text (default: 256; 350M: 2,048)")
+    sub.add_argument("--batch", type=int, help="rows of text a step, over all processes (default: 8; 350M: 16)")
+    sub.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
+    sub.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+    sub.add_argument("--threads", type=int, default=1, help="of the CPU; another number rounds otherwise (default: 1)")
+    sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m iclnb", description=iclnb.__doc__)
+    parser.add_argument("--version", action="version", version=iclnb.__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    add_table(commands)
+    add_pretrain(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -162,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"iclnb: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"iclnb: stopped; finished tasks are kept in {options.out}", file=sys.stderr)
+        print(f"iclnb: stopped; {options.kept.format(out=options.out)}", file=sys.stderr)
         return 130
     return 0
 

@@ -1,247 +1,82 @@
-"""The language-model training loop, resumable bit for bit; `python -m iclnb.pretrain` trains pocket-gpt with it.
+"""Pretraining: pocket-gpt on its synthetic language, and a GPT of any shape on a text.
 
-Letters: B sequences of T tokens. Batches are a function of the step, so a run that was killed continues as if it had
-never stopped.
+`python -m iclnb pretrain` is the command.
 """
 
-import argparse
-import csv
-import hashlib
-import io
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from iclnb.checkpoints import save
 from iclnb.corpus import CURRICULUM, Corpus, Phase, recall, repeats, size
 from iclnb.evaluate import few_shot
-from iclnb.files import write_whole
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.perplexity import Perplexity, cut, perplexity, token_losses
+from iclnb.stream import TextStream
 from iclnb.tasks import TASKS, Task, load_task
+from iclnb.text import TextFile
+from iclnb.training import Schedule, TrainingError, make_optimizers, place, share, train, training_step, write_record
 from iclnb.vocabulary import build_tokenizer
 from iclnb.world import ARBITRARY_ANSWERS
 
-Batches = Callable[[int], tuple[Tensor, Tensor, Tensor]]  # step -> inputs, targets and loss weights, each (B, T)
-CHECKPOINT_EVERY = 100  # steps
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CHECKPOINT_EVERY = 100  # steps; on a text also between measurements
 MEASURE_EVERY = 117
 POCKET = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 2048, "positions": "rotary"}
+SHAPES = {
+    "pocket": POCKET,
+    "350M": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "n_positions": 2048, "positions": "rotary"},
+}
+ROWS = {"pocket": (8, 256), "350M": (16, 2048)}  # B and T of a step on a text, where nothing else is asked for
+MEASURED = 64  # held-out windows that the record of a training on text is measured on
 
 
-class TrainingError(ValueError):
-    """A training that cannot start or continue as asked."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Optimisers and learning rates.
-
-    Args:
-        steps: length of the whole training.
-        matrix_lr: of Muon, for the matrices inside the blocks.
-        other_lr: of AdamW, for embeddings, biases and norms.
-        warmup: steps of linear rise; the rate then stays, and falls linearly over the last `decay` share of the steps.
-        weight_decay: of the matrices.
-
-    Source: Jordan et al. 2024, Muon (as torch.optim.Muon); Loshchilov and Hutter 2019, AdamW.
-    """
-
-    steps: int
-    matrix_lr: float = 0.003
-    other_lr: float = 0.0015
-    warmup: int = 50
-    decay: float = 0.2
-    weight_decay: float = 0.01
-
-    def factor(self, step: int) -> float:
-        """What the learning rates are multiplied by at a step."""
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return min(1.0, (step + 1) / self.warmup, left)
-
-
-def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
-    named = dict(model.named_parameters())
-    inside = {name for name, p in named.items() if p.ndim == 2 and "blocks." in name}
-    matrices = [p for name, p in named.items() if name in inside]
-    others = [p for name, p in named.items() if name not in inside]
-    return [
-        torch.optim.Muon(matrices, lr=schedule.matrix_lr, weight_decay=schedule.weight_decay),
-        torch.optim.AdamW(others, lr=schedule.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule, step: int) -> None:
-    """Give the optimisers of make_optimizers their learning rates for a step."""
-    for optimizer, lr in zip(optimizers, (schedule.matrix_lr, schedule.other_lr), strict=True):
-        optimizer.param_groups[0]["lr"] = lr * schedule.factor(step)
-
-
-def take_step(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """One step of all optimisers down a loss, ()."""
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
-def train(
-    model: nn.Module,
-    batches: Batches,
-    schedule: Schedule,
-    *,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    identity: dict | None = None,
-    checkpoint_every: int = 100,
-    measure: Callable[[nn.Module], dict[str, float]] | None = None,
-    measure_at: Callable[[int], bool] = lambda step: False,
-    progress: bool = True,
-) -> list[dict[str, float]]:
-    """Train a language model on deterministic batches.
-
-    Args:
-        model: anything that maps ids (B, T) to logits (B, T, V); changed in place.
-        batches: step -> inputs (B, T), targets (B, T), weights (B, T) of the loss.
-        schedule: number of steps, optimisers, learning rates.
-        folder: where `checkpoint.pt` and `training.csv` are kept while it runs; None keeps nothing.
-        resume: continue from the folder's checkpoint if there is one.
-        identity: what must be equal for a checkpoint to be continued (model, data, seed), as JSON values.
-        checkpoint_every: steps between checkpoints.
-        measure: model -> named numbers for the record, called where `measure_at` says so and at the end.
-        measure_at: number of steps done -> whether to measure.
-        progress: show a progress bar.
-
-    Returns:
-        The record, one row a measurement: step, tokens, loss (weighted mean since the last row), and what `measure`
-        gives.
+def begin(out: Path, resume: bool) -> Path:
+    """The folder beside `out` that holds the checkpoint while a training runs, made if missing.
 
     Raises:
-        TrainingError: the checkpoint is corrupt or of another run, or the loss is no longer a number.
+        TrainingError: it holds an unfinished training that is not to be resumed.
+        OSError: it cannot be made.
     """
-    identity = json.loads(json.dumps({"schedule": asdict(schedule)} | (identity or {})))
-    optimizers, device = make_optimizers(model, schedule), next(model.parameters()).device
-    checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
-    state = {"step": 0, "tokens": 0, "loss": 0.0, "losses": 0, "record": []}
-    if checkpoint is not None and resume and checkpoint.exists():
-        state = restore(checkpoint, identity, model, optimizers)
-    bar = tqdm(total=schedule.steps, initial=state["step"], unit="step", disable=not progress)
-    started, tokens_before = time.perf_counter(), state["tokens"]
-    model.train()
-    while state["step"] < schedule.steps:
-        step = state["step"]
-        set_rates(optimizers, schedule, step)
-        inputs, targets, weights = (tensor.to(device) for tensor in batches(step))  # (B, T) each
-        loss = training_step(model, optimizers, inputs, targets, weights)
-        if loss != loss:
-            raise TrainingError(f"the loss is not a number at step {step}; lower matrix_lr {schedule.matrix_lr}")
-        state["step"] += 1
-        state["tokens"] += inputs.numel()
-        state["loss"], state["losses"] = state["loss"] + loss, state["losses"] + 1
-        bar.update()
-        if step % 10 == 0:
-            rate = (state["tokens"] - tokens_before) / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
-        if measure_at(state["step"]) or state["step"] == schedule.steps:
-            row = {"step": state["step"], "tokens": state["tokens"], "loss": state["loss"] / state["losses"]}
-            state["record"].append(row | (measure(model) if measure else {}))
-            state["loss"], state["losses"] = 0.0, 0
-            model.train()
-            if folder is not None:
-                write_record(state["record"], Path(folder) / "training.csv")
-        if checkpoint is not None and (state["step"] % checkpoint_every == 0 or state["step"] == schedule.steps):
-            keep(checkpoint, state, identity, model, optimizers)
-    bar.close()
-    model.eval()
-    return state["record"]
+    folder = out.with_name(out.name + ".training")
+    if (folder / "checkpoint.pt").exists() and not resume:
+        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or delete the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def training_step(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], inputs: Tensor, targets: Tensor, weights: Tensor
-) -> float:
-    """One step of all optimisers down the weighted mean of the tokens' losses, which it returns; arguments (B, T)."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=has_bf16(inputs.device)):
-        logits = model(inputs)  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
-    loss = (losses * weights.flatten()).sum() / weights.sum()
-    take_step(loss, optimizers)
-    return loss.item()
+def finish(out: Path, folder: Path, model: GPT, tokenizer: Any, record: Sequence[dict[str, float]]) -> None:
+    """Write the finished model with its tokenizer and record, and remove what only a running training needs."""
+    save(model, tokenizer, out)
+    write_record(record, out / "training.csv")
+    for file in (folder / "checkpoint.pt", folder / "training.csv", *folder.glob("*.part")):  # a kill may leave a part
+        file.unlink(missing_ok=True)
+    folder.rmdir()
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are fast on this device, so that autocast pays."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def make_config(tokenizer: Any, **shape: Any) -> GPTConfig:
+    """The configuration of pocket-gpt for a tokenizer, with the entries in `shape` changed."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    special = {"bos_token_id": eos if bos is None else bos, "eos_token_id": eos}
+    return GPTConfig(**{"vocab_size": len(tokenizer)} | POCKET | special | shape)
 
 
-# -------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def keep(file: Path, state: dict, identity: dict, model: nn.Module, optimizers: Sequence) -> None:
-    """Write a checkpoint beside its place and then move it there, so that a failure leaves the earlier one whole.
-
-    The file is a SHA-256 digest (32 bytes), then what torch.save writes.
-
-    Raises:
-        TrainingError: it cannot be written (a full disk, for example).
-    """
-    buffer = io.BytesIO()
-    weights, moments = model.state_dict(), [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"identity": identity, "state": state, "model": weights, "optimizers": moments}, buffer)
-    payload = buffer.getvalue()
-    write(file, hashlib.sha256(payload).digest() + payload)
-
-
-def restore(file: Path, identity: dict, model: nn.Module, optimizers: Sequence) -> dict:
-    """Put a checkpoint back into model and optimisers.
-
-    Returns:
-        The state that `train` goes on with.
-
-    Raises:
-        TrainingError: the file is corrupt, or another run's.
-    """
-    content = file.read_bytes()
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        raise TrainingError(f"{file} is corrupt (its checksum does not match); delete it to start anew")
-    kept = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
-    for name in sorted(identity.keys() | kept["identity"].keys()):
-        ours, theirs = identity.get(name), kept["identity"].get(name)
-        if ours != theirs:
-            raise TrainingError(f"{file} is of another run: its {name} is {theirs}, asked for is {ours}")
-    model.load_state_dict(kept["model"])
-    for optimizer, moments in zip(optimizers, kept["optimizers"], strict=True):
-        optimizer.load_state_dict(moments)
-    return kept["state"]
-
-
-def write_record(record: Sequence[dict[str, float]], file: Path) -> None:
-    """Write the record as CSV, four decimals, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, record[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in record)
-    write(file, text.getvalue().encode())
-
-
-def write(file: Path, content: bytes) -> None:
-    """Replace a file's content in one move.
-
-    Raises:
-        TrainingError: it cannot be written; the earlier file is untouched.
-    """
-    try:
-        write_whole(file, content)
-    except OSError as error:
-        raise TrainingError(f"{file} could not be written ({error}); what was there before is untouched") from error
+def seconds_a_step(config: GPTConfig, batch: tuple[Tensor, Tensor, Tensor], device: str | torch.device) -> float:
+    """Seconds a training step takes on this machine: the mean of four, after one that warms up, on a spare model."""
+    model, batch = GPT(config).initialise(0).to(device), [tensor.to(device) for tensor in batch]
+    optimizers = make_optimizers(model, Schedule(1))
+    training_step(model, optimizers, *batch)
+    started = time.perf_counter()
+    for _ in range(4):
+        training_step(model, optimizers, *batch)
+    return (time.perf_counter() - started) / 4
 
 
 # --------------------------------------------------------------------------------------------------------- pocket-gpt
@@ -296,6 +131,8 @@ def pretrain(
     resume: bool = False,
     progress: bool = True,
     curriculum: Sequence[Phase] = CURRICULUM,
+    device: str | torch.device = "cpu",
+    accelerator: "Accelerator | None" = None,
     **shape: Any,
 ) -> list[dict[str, float]]:
     """Train pocket-gpt and write it to a folder.
@@ -307,6 +144,8 @@ def pretrain(
         resume: continue where an earlier call with the same arguments was stopped.
         progress: show a progress bar.
         curriculum: the phases.
+        device: where to train.
+        accelerator: shares the work among processes, as in `train`.
         shape: entries of GPTConfig that differ from POCKET.
 
     Returns:
@@ -315,22 +154,23 @@ def pretrain(
     Raises:
         TrainingError: as `train` does, or there is an unfinished training that is not to be resumed.
     """
-    out = Path(out)
-    folder = out.with_name(out.name + ".training")
-    if (folder / "checkpoint.pt").exists() and not resume:
-        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or delete the folder")
     tokenizer = build_tokenizer()
-    config = pocket_config(tokenizer, **shape)
+    config = make_config(tokenizer, **shape)
+    rank, processes = place(accelerator)
+    if processes > (smallest := min(phase.sequences for phase in curriculum)):
+        raise TrainingError(
+            f"{processes} processes cannot share the curriculum's smallest batch of {smallest} sequences"
+        )
+    out, folder = Path(out), begin(Path(out), resume)
     steps, whole = size(curriculum)
     steps = steps if tokens is None else max(1, round(tokens * steps / whole))
     phases = [
-        [p.steps, p.sequences, p.length, {kind.__name__: share for kind, share in p.mixture.items()}]
-        for p in curriculum
+        [p.steps, p.sequences, p.length, {kind.__name__: part for kind, part in p.mixture.items()}] for p in curriculum
     ]
-    model = GPT(config).initialise(seed)
+    model = GPT(config).initialise(seed).to(device)
     record = train(
         model,
-        Corpus(tokenizer, steps, seed, curriculum),
+        share(Corpus(tokenizer, steps, seed, curriculum), accelerator),
         Schedule(steps),
         folder=folder,
         resume=resume,
@@ -339,58 +179,103 @@ def pretrain(
         measure=Measurement(tokenizer),
         measure_at=lambda step: step % MEASURE_EVERY == 0,
         progress=progress,
+        accelerator=accelerator,
     )
-    save(model, tokenizer, out)
-    write_record(record, out / "training.csv")
-    for file in (folder / "checkpoint.pt", folder / "training.csv", *folder.glob("*.part")):  # a kill may leave a part
-        file.unlink(missing_ok=True)
-    folder.rmdir()
+    if rank == 0:
+        finish(out, folder, model, tokenizer, record)
     return record
 
 
-def pocket_config(tokenizer: Any, **shape: Any) -> GPTConfig:
-    """The configuration of pocket-gpt, with the entries in `shape` changed."""
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return GPTConfig(**{"vocab_size": len(tokenizer)} | POCKET | special | shape)
-
-
-def tokens_in(minutes: float, seed: int = 0) -> int:
-    """How many tokens this machine trains on in so many minutes, from a few steps of each phase on a spare model."""
+def tokens_in(minutes: float, device: str | torch.device = "cpu", **shape: Any) -> int:
+    """How many tokens of the curriculum this machine trains on in so many minutes, from a few steps of each phase."""
     tokenizer = build_tokenizer()
-    model = GPT(pocket_config(tokenizer)).initialise(seed)
-    optimizers, seconds, corpus = make_optimizers(model, Schedule(1)), 0.0, Corpus(tokenizer, 1, seed)
-    for i, phase in enumerate(CURRICULUM):
-        batch = corpus.rows(i, phase)
-        training_step(model, optimizers, *batch)
-        started = time.perf_counter()
-        for _ in range(4):
-            training_step(model, optimizers, *batch)
-        seconds += phase.steps * (time.perf_counter() - started) / 4  # of the whole training
-    return int(0.9 * 60 * minutes / seconds * size()[1])  # a tenth is left for measurements
+    config, corpus = make_config(tokenizer, **shape), Corpus(tokenizer, steps=1, seed=0)
+    batches = [corpus.rows(i, phase) for i, phase in enumerate(CURRICULUM)]
+    whole = sum(p.steps * seconds_a_step(config, b, device) for p, b in zip(CURRICULUM, batches, strict=True))
+    return int(0.9 * 60 * minutes / whole * size()[1])  # a tenth is left for measurements
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m iclnb.pretrain", description="Train pocket-gpt from scratch.")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the finished model")
-    bound = parser.add_mutually_exclusive_group(required=True)
-    bound.add_argument("--tokens", type=int, help="how many tokens to train on; the same number, the same weights")
-    bound.add_argument("--minutes", type=float, help="about how long to train; becomes a number of tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and documents (default 0)")
-    parser.add_argument("--resume", action="store_true", help="continue a training that was stopped")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="of the CPU; another number rounds otherwise (default 1)"
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def pretrain_text(
+    out: str | Path,
+    data: TextFile | TextStream,
+    tokens: int,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
+    accelerator: "Accelerator | None" = None,
+    **shape: Any,
+) -> tuple[list[dict[str, float]], list[Perplexity]]:
+    """Train a GPT on a text and write it to a folder, with its tokenizer.
+
+    Args:
+        out: folder of the finished model; the checkpoint of the running training lies beside it, in `<out>.training`.
+        data: the text.
+        tokens: how many to train on, in whole steps.
+        seed: of the weights.
+        resume: continue where an earlier call with the same arguments was stopped.
+        progress: show a progress bar.
+        device: where to train.
+        accelerator: shares the work among processes, as in `train`.
+        shape: entries of GPTConfig that differ from POCKET.
+
+    Returns:
+        The record of the training, with the loss on the first held-out windows every 100 steps, and the perplexity of
+        the held-out text, as `perplexities` gives it; also in `<out>/training.csv` and `<out>/perplexity.csv`. With
+        several processes only the first has measurements.
+
+    Raises:
+        TrainingError: as `train` does, or there is an unfinished training that is not to be resumed.
+    """
+    rank, processes = place(accelerator)
+    if processes > data.batch:
+        raise TrainingError(f"batch is {data.batch}; it must be at least {processes}, a row for each process")
+    config = text_config(data, **shape)
+    out, folder = Path(out), begin(Path(out), resume)
+    windows = cut(data.held_out, data.context)[:MEASURED]  # (n, T + 1)
+    model = GPT(config).initialise(seed).to(device)
+    record = train(
+        model,
+        data if isinstance(data, TextStream) else share(data, accelerator),
+        Schedule(max(1, tokens // (data.batch * data.context))),
+        folder=folder,
+        resume=resume,
+        identity={"model": asdict(config), "seed": seed, "data": data.identity},
+        checkpoint_every=CHECKPOINT_EVERY,
+        measure=lambda model: {"held_out": token_losses(model, windows).mean().item()},
+        measure_at=lambda step: step % CHECKPOINT_EVERY == 0,
+        progress=progress,
+        accelerator=accelerator,
     )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    tokens = options.tokens if options.tokens is not None else tokens_in(options.minutes, options.seed)
-    if tokens < 1:
-        parser.error(f"argument {'--tokens' if options.tokens is not None else '--minutes'}: must be above 0")
-    try:
-        pretrain(options.out, tokens, options.seed, options.resume)
-    except (TrainingError, KeyboardInterrupt) as error:
-        parser.exit(1, f"{str(error) or 'Stopped; --resume continues from the last checkpoint.'}\n")
+    if rank > 0:
+        return record, []
+    found = perplexities(model, data.held_out, data.context)
+    write_record([asdict(entry) for entry in found], out / "perplexity.csv")
+    finish(out, folder, model, data.tokenizer, record)
+    return record, found
 
 
-if __name__ == "__main__":
-    main()
+def text_config(data: TextFile | TextStream, **shape: Any) -> GPTConfig:
+    """The configuration of a GPT for a text: that of pocket-gpt with the entries in `shape` changed."""
+    config = make_config(data.tokenizer, **shape)
+    return replace(config, n_positions=max(config.n_positions, data.context))
+
+
+def perplexities(model: GPT, ids: Tensor, context: int) -> list[Perplexity]:
+    """Perplexity of the same tokens of a text, ids (M,), read in windows of T / 8, T / 4, T / 2 and T tokens."""
+    contexts = sorted({max(1, context // n) for n in (8, 4, 2, 1)})
+    ids = ids[: (len(ids) - 1) // context * context + 1]  # whole windows at every context that divides T
+    return [perplexity(model, ids, T) for T in contexts]
+
+
+def text_tokens_in(
+    minutes: float, data: TextFile | TextStream, device: str | torch.device = "cpu", **shape: Any
+) -> int:
+    """How many tokens of a text this machine trains on in so many minutes, from a few steps on drawn ones."""
+    config = text_config(data, **shape)
+    ids = torch.randint(config.vocab_size, (data.batch, data.context), generator=torch.Generator().manual_seed(0))
+    seconds = seconds_a_step(config, (ids, ids, torch.ones(ids.shape)), device)
+    return int(0.95 * 60 * minutes / seconds * ids.numel())  # the rest is left for measurements

@@ -25,7 +25,7 @@ from torch import Tensor
 from iclnb.checkpoints import save
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.labs.hmm import Mixture, choose, predict, sample
-from iclnb.pretrain import Schedule, train, write_record
+from iclnb.training import Schedule, train, write_record
 
 N = 10  # entities, and properties
 VOCABULARY = 50
@@ -229,7 +229,7 @@ def pretraining_mixture(kind: str) -> Mixture:
 
 
 def documents(mixture: Mixture, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
-    """Fresh documents at every step, as iclnb.pretrain.train takes them: inputs, targets and weights, each (B, T)."""
+    """Fresh documents at every step, as iclnb.training.train takes them: inputs, targets and weights, each (B, T)."""
 
     def at(step: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(seed * 100_000_007 + step)
@@ -270,7 +270,7 @@ def train_gpt(kind: str, steps: int | None = None, seed: int = 0, folder: Path |
         steps: None is the number in PRETRAINING.
         seed: of weights and documents.
         folder: of the checkpoint from which a stopped training goes on; None keeps none.
-        options: of iclnb.pretrain.train.
+        options: of iclnb.training.train.
 
     Returns:
         The model in eval mode, and the record of its training.

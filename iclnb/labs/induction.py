@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from iclnb.attention import causal_mask
 from iclnb.files import write_whole
 from iclnb.gpt import GPTConfig, SelfAttention, rotary_angles
-from iclnb.pretrain import write_record
 from iclnb.recorder import Recorder
+from iclnb.training import write_record
 
 # A small base turns neighbours further apart: one position back is learnt within the first hundreds of steps.
 SHAPE = GPTConfig(64, n_layer=2, n_head=4, n_embd=64, positions="rotary", rotary_base=100.0, tie_embeddings=False)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from iclnb.files import write_whole
 from iclnb.gpt import Block, GPTConfig, rotary_angles
-from iclnb.pretrain import Schedule, keep, make_optimizers, restore, set_rates, take_step, write_record
+from iclnb.training import Schedule, keep, make_optimizers, restore, set_rates, take_step, write_record
 
 
 @dataclass
