@@ -122,11 +122,12 @@ def test_make_trains_as_long_as_the_shipped_model_was():
     assert f"--tokens {tokens} " in shown_by_make("pocket-gpt") + " "
 
 
-def test_readme_options_exist():
+@pytest.mark.parametrize("command", ["table", "pretrain"])
+def test_readme_options_exist(command):
     shown = subprocess.run(
-        [sys.executable, "-m", "iclnb", "table", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "iclnb", command, "--help"], capture_output=True, text=True, check=True
     ).stdout
-    lines = re.findall(r"^ +python -m iclnb table (.*)$", README, re.MULTILINE)
+    lines = re.findall(rf"^ +.*-m iclnb {command} (.*)$", README, re.MULTILINE)
     assert lines, "the README shows the command line"
     for option in re.findall(r"--[a-z-]+", " ".join(lines)):
         assert option in shown, f"{option} is in the README and not in the command line"
@@ -163,7 +164,7 @@ def test_relative_links_resolve():
 
 # From the ground up: a module imports from its own layer or a lower one, never from a higher one.
 LAYERS = [
-    {"paths", "files", "kernels", "version", "precision", "ema"},
+    {"paths", "files", "kernels", "version", "precision", "ema", "ema_kernel"},
     {"attention"},
     {"momentum", "recorder"},
     {"gpt"},
@@ -191,10 +192,17 @@ LAYERS = [
         "finetune",
         "compare",
         "pretrain",
+        "training",
+        "text",
+        "stream",
+        "perplexity",
         "labs",
         "controls",
         "descent",
         "verdict",
+        "study",
+        "harder",
+        "paired",
     },
     {"claims", "plots", "highlight", "widgets", "checks"},
     {"iclnb", "__main__"},
