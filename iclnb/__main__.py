@@ -159,7 +159,7 @@ def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace
     if options.minutes is not None and processes > 1:
         raise ValueError(f"minutes is {options.minutes:g}, but {processes} processes need --tokens, the same for all")
     if options.text is None and options.dataset is None:
-        tokens = options.tokens or tokens_in(options.minutes, device, **shape)
+        tokens = options.tokens if options.minutes is None else tokens_in(options.minutes, device, **shape)
         pretrain(options.out, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape)
         return
     batch, context = options.batch or ROWS[options.shape][0], options.context or ROWS[options.shape][1]
@@ -169,7 +169,10 @@ def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace
         tokenizer = hub_tokenizer(options.tokenizer)
         where = {"split": options.split, "field": options.field, "rank": rank, "processes": processes}
         data = TextStream(options.dataset, tokenizer, context, batch, **where)
-    tokens = options.tokens or text_tokens_in(options.minutes, data, device, **shape)
+    if options.minutes is not None:
+        tokens = text_tokens_in(options.minutes, data, device, **shape)
+    else:
+        tokens = options.tokens or len(data.ids)
     _, found = pretrain_text(
         options.out, data, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape
     )
@@ -183,6 +186,10 @@ def check_pretraining(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ValueError(f"{name} is {value}; it must be above 0")
+    if options.dataset is not None and options.tokens is None and options.minutes is None:
+        raise ValueError(
+            f"dataset is {options.dataset!r}, which is read as a stream; say how far with --tokens or --minutes"
+        )
     if options.text is not None and options.dataset is not None:
         raise ValueError(f"text is {options.text!r} and dataset is {options.dataset!r}; one of them can be given")
     if options.text is None and options.dataset is None:
@@ -232,9 +239,16 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     """The options of `pretrain`."""
     sub = commands.add_parser("pretrain", help="train pocket-gpt from scratch, or a GPT on a text")
     sub.set_defaults(command=run_pretraining, kept="--resume continues from the last checkpoint")
-    sub.add_argument("--out", required=True, type=Path, help="folder of the finished model")
-    bound = sub.add_mutually_exclusive_group(required=True)
-    bound.add_argument("--tokens", type=int, help="how many tokens to train on; the same number, the same weights")
+    sub.add_argument(
+        "--out", type=Path, default="build/trained", help="folder of the finished model (default: build/trained)"
+    )
+    bound = sub.add_mutually_exclusive_group()
+    bound.add_argument(
+        "--tokens",
+        type=int,
+        help="how many tokens to train on; the same number, the same weights (default: as many as the text or the "
+        "curriculum has; a dataset needs to be told)",
+    )
     bound.add_argument("--minutes", type=float, help="about how long to train; becomes a number of tokens")
     sub.add_argument("--text", help="a text file to train on (default: the synthetic language of pocket-gpt)")
     sub.add_argument("--dataset", help="a text dataset of the Hub to train on, owner/name or owner/name:subset")

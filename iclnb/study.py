@@ -32,15 +32,22 @@ LANGUAGE, ENGLISH = "language", "english"
 PHASES = CURRICULUM[:7]  # pocket-gpt's, up to labelled phrases: two fifths of its steps, a quarter of its tokens
 ENGLISH_STEPS = 400
 LONGER = 1.1  # at this size a step with momentum takes so many times as long at most (benchmarks/momentum.py)
+LONG = 4  # to see whether a lead lasts
+LEARNED = {"momentum": 0.5, "learn_momentum": True}
+ETAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 ARMS: dict[str, dict[str, Any]] = {  # what is put into GPTConfig
     "plain": {},
-    "learned": {"momentum": 0.5, "learn_momentum": True},
-    "longer": {},  # plain, LONGER times as many steps
-    **{f"eta-{eta}": {"momentum": eta} for eta in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)},
+    "learned": LEARNED,
+    "longer": {},
+    "plain-long": {},
+    "learned-long": LEARNED,
+    **{f"eta-{eta}": {"momentum": eta} for eta in ETAS},
 }
-MAIN = {  # these have every seed; the other arms belong to the sweep over eta, and have one
-    LANGUAGE: ("plain", "learned"),
-    ENGLISH: ("plain", "learned", "eta-0.5", "longer"),
+STEPS = {"longer": LONGER, "plain-long": LONG, "learned-long": LONG}  # times as many as the other arms
+MAIN = {LANGUAGE: ("plain", "learned"), ENGLISH: ("plain", "learned", "eta-0.5", "longer")}  # with every seed
+ONCE = {  # with one seed
+    LANGUAGE: ("eta-0.1",),
+    ENGLISH: (*(f"eta-{eta}" for eta in ETAS if eta != 0.5), "plain-long", "learned-long"),
 }
 CONTEXTS = {LANGUAGE: (32, 64, 128, 256), ENGLISH: (64, 128, 256, 512)}  # tokens; the last is beyond what was trained
 QUERIES, K = 200, 16
@@ -112,8 +119,7 @@ def run(data: Language | English, arm: str, seed: int, folder: Path, progress: b
         where it is learned.
     """
     kind = LANGUAGE if isinstance(data, Language) else ENGLISH
-    config = make_config(data.tokenizer, **ARMS[arm])
-    steps = round(data.steps * (LONGER if arm == "longer" else 1))
+    config, steps = make_config(data.tokenizer, **ARMS[arm]), round(data.steps * STEPS.get(arm, 1))
     folder.mkdir(parents=True, exist_ok=True)
     model = GPT(config).initialise(seed)
     rows = train(
@@ -157,10 +163,8 @@ def rounded(value: Any) -> Any:
 
 
 def settings(kind: str, seeds: int) -> list[tuple[str, int]]:
-    """The models of a study, (arm, seed) each: the main arms with every seed, then the sweep, on English alone."""
-    main = [(arm, seed) for seed in range(seeds) for arm in MAIN[kind]]
-    sweep = [(arm, 0) for arm in ARMS if arm not in MAIN[kind] and kind == ENGLISH]
-    return main + sweep
+    """The models of a study, (arm, seed) each."""
+    return [(arm, seed) for seed in range(seeds) for arm in MAIN[kind]] + [(arm, 0) for arm in ONCE[kind]]
 
 
 def stored(folder: Path | None = None) -> dict[tuple[str, str, int], dict[str, Any]]:

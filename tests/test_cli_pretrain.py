@@ -92,6 +92,16 @@ def test_minutes_become_tokens(text, tmp_path, small, capsys):
     assert table(out / "training.csv")[-1]["step"] >= 1
 
 
+def test_a_text_alone_is_enough(text, tmp_path, small, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["pretrain", "--momentum", "learned", "--text", str(text), *SMALL]) == 0
+    rows, ids = table(tmp_path / "build" / "trained" / "training.csv"), TextFile(text, context=32, batch=3).ids
+    assert len(ids) - 96 < rows[-1]["tokens"] <= len(ids)  # as many as it has, in whole steps
+    assert "Perplexity of" in capsys.readouterr().out
+    assert cli.main(["pretrain", "--dataset", "owner/name"]) == 2
+    assert "say how far with --tokens or --minutes" in capsys.readouterr().err
+
+
 def test_without_a_text_it_trains_pocket_gpt(tmp_path, small, monkeypatch):
     monkeypatch.setattr(pretrain, "Measurement", lambda tokenizer: lambda model: {})
     out = tmp_path / "model"
@@ -192,7 +202,7 @@ def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, 
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--tokens", "1", "--minutes", "1"], [], ["--tokens", "x"], ["--tokens", "1", "--momentum", "big"]]
+    "wrong", [["--tokens", "1", "--minutes", "1"], ["--tokens", "x"], ["--tokens", "1", "--momentum", "big"]]
 )
 def test_what_the_parser_refuses(wrong, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -25,14 +25,16 @@ def small(monkeypatch, tmp_path):
 
 def test_a_record_holds_what_was_measured_and_is_not_made_twice(small, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MAIN", {study.LANGUAGE: ("learned",), study.ENGLISH: ("plain", "longer")})
-    monkeypatch.setattr(study, "ARMS", {name: study.ARMS[name] for name in ("plain", "longer", "learned")})
+    monkeypatch.setattr(study, "ONCE", {study.LANGUAGE: (), study.ENGLISH: ("learned-long",)})
     out = tmp_path / "records"
     study.main(["--out", str(out), "--text", str(small), "--seeds", "1"])
     records = study.stored(out)
-    assert set(records) == {("language", "learned", 0)} | {("english", arm, 0) for arm in study.ARMS}
+    assert set(records) == {("language", "learned", 0)} | {
+        ("english", arm, 0) for arm in ("plain", "longer", "learned-long")
+    }
     language = records["language", "learned", 0]
-    plain, longer = (records["english", arm, 0] for arm in ("plain", "longer"))
-    assert plain["training"]["step"] == [4] and longer["training"]["step"] == [4]  # 1.1 times as many, rounded
+    plain, long = (records["english", arm, 0] for arm in ("plain", "learned-long"))
+    assert plain["training"]["step"] == [4] and long["training"]["step"] == [16]
     assert set(language["accuracy"]["cb"]) == {"zero-shot", "in context", "arbitrary", "queries"}
     assert all(0 <= count <= 3 for count in language["accuracy"]["cb"].values())
     assert [len(layer) for layer in language["eta"]] == [4] * 4 and plain["eta"] == []
@@ -48,7 +50,7 @@ def test_a_record_holds_what_was_measured_and_is_not_made_twice(small, tmp_path,
 
 def test_a_stopped_study_goes_on_and_ends_the_same(small, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MAIN", {study.LANGUAGE: (), study.ENGLISH: ("learned",)})
-    monkeypatch.setattr(study, "ARMS", {"learned": study.ARMS["learned"]})
+    monkeypatch.setattr(study, "ONCE", {study.ENGLISH: ()})
     calls = ["--only", "english", "--text", str(small), "--seeds", "1", "--out"]
     study.main([*calls, str(tmp_path / "whole")])
 
@@ -71,8 +73,9 @@ def test_a_stopped_study_goes_on_and_ends_the_same(small, tmp_path, monkeypatch)
     assert whole == stopped
 
 
-def test_every_main_arm_has_every_seed_and_the_sweep_one():
-    arms = study.settings(study.ENGLISH, seeds=3)
-    assert len(arms) == len(set(arms)) and {arm for arm, _ in arms} == set(study.ARMS)
-    assert all({seed for arm, seed in arms if arm == main} == {0, 1, 2} for main in study.MAIN[study.ENGLISH])
-    assert study.settings(study.LANGUAGE, seeds=2) == [("plain", 0), ("learned", 0), ("plain", 1), ("learned", 1)]
+def test_every_main_arm_has_every_seed_and_the_others_one():
+    for kind in (study.LANGUAGE, study.ENGLISH):
+        arms = study.settings(kind, seeds=3)
+        assert len(arms) == len(set(arms)) and {arm for arm, _ in arms} <= set(study.ARMS)
+        for name in study.MAIN[kind] + study.ONCE[kind]:
+            assert [seed for arm, seed in arms if arm == name] == ([0, 1, 2] if name in study.MAIN[kind] else [0])

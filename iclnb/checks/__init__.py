@@ -18,3 +18,4 @@ from iclnb.checks.notebook_04 import answer_loss, flattery, keys_values_step
 from iclnb.checks.notebook_05 import attention_update_similarity, mean_logits, recall_to_icl
 from iclnb.checks.notebook_06 import layer_causal_gradients, random_direction, share_that_flips
 from iclnb.checks.notebook_07 import combined_weights, momentum_weights
+from iclnb.checks.notebook_08 import decayed_attention, forgetful_softmax, nesterov_sum
