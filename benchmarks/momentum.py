@@ -4,7 +4,8 @@ Overhead: forward and backward of momentum attention over those of torch's scale
 built on, in the layout that a model has in memory, with one momentum a head, fixed or learned. The two take turns, and
 each round gives one ratio. Forms: the sum alone in the package's forms; a plain scan is the loop over positions. The
 yardstick is a copy of the values, which moves as much memory as one pass must. Memory: each line is a process of its
-own, and says by how much its peak rises above what the inputs take.
+own, and says by how much its peak rises above what the inputs take. Training: a whole step of a model of pocket-gpt's
+shape, as iclnb.study takes it.
 
     python benchmarks/momentum.py --threads 2
 """
@@ -26,9 +27,13 @@ from torch import Tensor
 
 from iclnb import ema_kernel
 from iclnb.ema import chunked, exponential_sum, loop, toeplitz
+from iclnb.gpt import GPT, GPTConfig
 from iclnb.precision import widen
+from iclnb.pretrain import POCKET
+from iclnb.study import ARMS
+from iclnb.training import Schedule, make_optimizers, training_step
 
-LENGTHS = (512, 1024, 2048, 4096, 8192)
+LENGTHS = (512, 1024, 2048, 4096)
 OVERHEAD, FROM = 1.1, {"cpu": 1024, "cuda": 2048}  # the budget, and the length from which it holds
 SHARE = 0.8  # of a copy's bandwidth, for the kernel
 LINEAR = 2.2  # what twice the length may do to the peak
@@ -56,9 +61,15 @@ def main() -> None:
     print(table(forms) + "\n")
     peaks = [peak_of(way, T, options) for way in WAYS for T in lengths[-1 if options.quick else -3 :]]
     print(table(peaks) + "\n")
+    steps = [training(options)]
+    print(table(steps) + "\n")
     about = {"device": options.device, "dtype": str(options.dtype), "B": options.B, "H": options.H, "D": options.D}
     judged = [] if options.quick else judge(rows, forms, peaks, torch.device(options.device).type)
-    record("momentum", options, {**about, "overhead": rows, "forms": forms, "memory": peaks, "budgets": judged})
+    record(
+        "momentum",
+        options,
+        {**about, "overhead": rows, "forms": forms, "memory": peaks, "training": steps, "budgets": judged},
+    )
 
 
 def judge(rows: list[dict], forms: list[dict], peaks: list[dict], device: str) -> list[dict]:
@@ -100,6 +111,31 @@ def step(way: str, B: int, T: int, options: argparse.Namespace) -> Callable[[], 
     return run
 
 
+def training(options: argparse.Namespace) -> dict:
+    """A training step of the study: milliseconds of the plain model's, and how many times that the others take."""
+    ids = torch.randint(
+        1000, (2, 32) if options.quick else (8, 256), generator=torch.Generator().manual_seed(0)
+    )  # (B, T)
+    batch = tuple(x.to(options.device) for x in (ids, ids, torch.ones(ids.shape)))
+    works = {}
+    for way, arm in {"plain": "plain", "fixed": "eta-0.5", "learned": "learned"}.items():
+        model = GPT(GPTConfig(1024, **POCKET, **ARMS[arm])).initialise(0).to(options.device)
+        optimizers = make_optimizers(model, Schedule(1))
+        works[way] = lambda model=model, optimizers=optimizers: training_step(model, optimizers, *batch)
+    times = take_turns(works, options)
+    row = {"B": len(ids), "T": ids.shape[1], "plain, ms": 1e3 * statistics.median(times["plain"])}
+    return row | ratios(times)
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    """Median over rounds of each way's time over the plain one's."""
+    found = {}
+    for way in WAYS[1:]:
+        each = [a / b for a, b in zip(times[way], times["plain"], strict=True)]
+        found[f"{way} / plain"] = statistics.median(each)
+    return found
+
+
 def take_turns(works: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each work in each round, after a first round that warms up."""
     calls = 10 if options.device != "cpu" else 1  # so many follow each other that the GPU's queue stays full
@@ -114,10 +150,7 @@ def overhead(T: int, options: argparse.Namespace) -> dict:
     """One length: seconds of plain attention, and how many times that the two kinds of momentum take."""
     times = take_turns({way: step(way, options.B, T, options) for way in WAYS}, options)
     row = {"T": T, "plain, ms": 1e3 * statistics.median(times["plain"])}
-    for way in WAYS[1:]:
-        ratios = [a / b for a, b in zip(times[way], times["plain"], strict=True)]
-        row[f"{way} / plain"] = statistics.median(ratios)
-    return row | {"rounds": len(times["plain"])}
+    return row | ratios(times) | {"rounds": len(times["plain"])}
 
 
 def forms_of(T: int, options: argparse.Namespace) -> list[dict]:

@@ -45,10 +45,10 @@ ARMS: dict[str, dict[str, Any]] = {  # what is put into GPTConfig
 }
 STEPS = {"longer": LONGER, "plain-long": LONG, "learned-long": LONG}  # times as many as the other arms
 MAIN = {LANGUAGE: ("plain", "learned"), ENGLISH: ("plain", "learned", "eta-0.5", "longer")}  # with every seed
-ONCE = {  # with one seed
-    LANGUAGE: ("eta-0.1",),
+ONCE = {
+    LANGUAGE: (),
     ENGLISH: (*(f"eta-{eta}" for eta in ETAS if eta != 0.5), "plain-long", "learned-long"),
-}
+}  # with one
 CONTEXTS = {LANGUAGE: (32, 64, 128, 256), ENGLISH: (64, 128, 256, 512)}  # tokens; the last is beyond what was trained
 QUERIES, K = 200, 16
 HELD_OUT_ROWS, HELD_OUT_TOKENS = 200, 2**15
