@@ -28,7 +28,7 @@ from iclnb.labs.induction import attention_patterns
 from iclnb.lexicon import ATTRIBUTES, NONSENSE
 from iclnb.paths import data_folder
 from iclnb.pretrain import pretrain
-from iclnb.study import ARMS, STEPS, rounded
+from iclnb.study import ARMS, STEPS, learned_momentum, rounded
 from iclnb.study import PHASES as FIRST_PHASES
 from iclnb.training import Schedule, train
 from iclnb.vocabulary import build_tokenizer
@@ -203,11 +203,6 @@ def spread(model: GPT, ids: Tensor) -> dict[str, Tensor]:
     entropy = torch.special.entr(A).sum(-1)  # (L, B, H, T)
     distance = (A * (t[:, None] - t)).sum(-1)  # (L, B, H, T)
     return {"entropy": entropy.mean((1, 3)).cpu(), "distance": distance.mean((1, 3)).cpu()}
-
-
-def learned_momentum(model: GPT) -> list[list[float]]:
-    """The learned eta of each layer and head, (L, H) as lists; empty where none is learned."""
-    return [block.attn.momentum.eta().tolist() for block in model.blocks if model.config.learn_momentum]
 
 
 # ----------------------------------------------------------------------------------------------------------- training

@@ -141,16 +141,20 @@ def describe(model: GPT, data: Language | English, rows: Sequence[dict[str, floa
     kind = LANGUAGE if isinstance(data, Language) else ENGLISH
     found = {context: perplexity(model, data.held_out(context), context) for context in CONTEXTS[kind]}
     longest = max(CONTEXTS[kind])
-    learned = [block.attn.momentum.eta().tolist() for block in model.blocks if model.config.learn_momentum]
     return rounded(
         {
             "training": {name: [row[name] for row in rows] for name in rows[0]},
             "perplexity": {str(T): {"value": p.value, "low": p.low, "high": p.high} for T, p in found.items()},
             "by_position": loss_by_position(model, data.held_out(longest), longest).to_dict("list"),
             "accuracy": data.accuracy(model),
-            "eta": learned,
+            "eta": learned_momentum(model),
         }
     )
+
+
+def learned_momentum(model: GPT) -> list[list[float]]:
+    """The learned eta of each layer and head, (L, H) as lists; empty where none is learned."""
+    return [block.attn.momentum.eta().tolist() for block in model.blocks if model.config.learn_momentum]
 
 
 def rounded(value: Any) -> Any:
