@@ -21,6 +21,7 @@ from iclnb.evaluate import stream
 from iclnb.experiment import measure_streams
 from iclnb.finetune import finetune
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.passes import common_opening
 from iclnb.prompts import build_prompt, encode_query
 from iclnb.tasks import TASKS
 
@@ -130,17 +131,19 @@ def one_task(model: GPT, tokenizer, task, k: int, batch_size: int | None, limit:
     with Clock() as whole:
         measure_streams(runs["zsl"], runs["ft"], runs["icl"], icl, tuned.queries)
     times = {name: run.seconds for name, run in runs.items()}
-    lengths = [len(encode_query(tokenizer, example)) for example in task.evaluation[:limit]]
+    queries = [encode_query(tokenizer, example) for example in task.evaluation[:limit]]
+    opening = len(common_opening(queries))  # encoded once, with the prefix
+    lengths = [len(query) - opening for query in queries]
+    P = {name: len(prompt.prefix) + opening for name, prompt in (("zsl", zsl), ("icl", icl))}
     trained = [len(rows) + 1 for rows in tuned.queries]
     return {
         "k": icl.k,
         "prefix": len(icl.prefix),
-        "tokens": sum(lengths),
+        "tokens": P["icl"] + sum(lengths),
         "n": len(lengths),
         "seconds": times | {"FT": tuning.seconds, "measures": whole.seconds - sum(times.values())},
         "operations": {
-            "zsl": needed(model.config, lengths, 1),
-            "icl": needed(model.config, [len(icl.prefix)], 0) + needed(model.config, lengths, len(icl.prefix)),
+            **{name: needed(model.config, [p], 0) + needed(model.config, lengths, p) for name, p in P.items()},
             "FT": training_operations(model.config, trained),
         },
     }
@@ -169,7 +172,7 @@ def line(shape: str, task: str, one: dict, rate: float) -> dict:
         "k": one["k"],
         "prefix tokens": one["prefix"],
         **{f"{name}, s": times[part] for part, name in PARTS.items()},
-        "ICL tokens/s": (one["prefix"] + one["tokens"]) / times["icl"],
+        "ICL tokens/s": one["tokens"] / times["icl"],
         "FT share": share["FT"],
         "ZSL share": share["zsl"],
         "ICL share": share["icl"],

@@ -169,8 +169,8 @@ def prefix_attention(
     k, v = repeat_heads(k, H), repeat_heads(v, H)  # (B, H, T, D)
     over_own, mass_own = attention_with_mass(q, k, v, causal=True, mask=mask, scale=scale, fused=fused)  # likewise
     lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T) = mass on prefix / whole mass
-    share = lam.unsqueeze(-1)  # (B, H, T, 1)
-    return (share * over_prefix + (1 - share) * over_own).to(v.dtype), lam
+    mixed = torch.lerp(over_own, over_prefix, lam.unsqueeze(-1))  # (B, H, T, D) = lam * prefix + (1 - lam) * own
+    return mixed.to(v.dtype), lam
 
 
 def momentum_attention(

@@ -5,26 +5,25 @@ T query tokens.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import scipy.stats
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from iclnb.attention import causal_mask
 from iclnb.gpt import GPT, Prefix
 from iclnb.memory import free_bytes, query_bytes
+from iclnb.passes import branch, common_opening, halving, neighbours
 from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
 from iclnb.recorder import Recorder
 from iclnb.tasks import Task
 
 POSITIONS = ("query", "answer")
 BATCH = {"cpu": 64, "cuda": 256}  # queries; larger batches were not faster on a CPU
-NO_ROOM = ("can't allocate memory", "could not create a primitive", "bad_alloc")  # on a CPU: torch, oneDNN, C++
+PADDING = {"cpu": 128, "cuda": 1024}  # tokens that cost as much as one more pass; on a GPU a guess
 
 
 class NotFiniteError(ArithmeticError):
@@ -38,7 +37,7 @@ class Internals:
     Args:
         output: attention-block output after its projection, before the residual, (n, L, C).
         scores: for each query, logits of the position to the query's own tokens, (L, H, own tokens), without `<s>`.
-        prefix_scores: logits of the position to each token of the shared prefix, summed over heads, (n, L, P).
+        prefix_scores: logits of the position to each token of the prompt, summed over heads, (n, L, P).
         query: query vectors, scaled by 1 / sqrt(D), all heads side by side, (n, L, C).
     """
 
@@ -140,7 +139,8 @@ def few_shot(
         record: keep the internals that iclnb.compare needs.
         position: the recorded position, "query" (the last token of the query) or "answer" (the sequence ends with the
             first answer, as in the official code).
-        batch_size: queries a forward pass; None is as many as free memory allows, up to a size that serves speed.
+        batch_size: queries a forward pass at most; None is as many as free memory allows, up to a size that serves
+            speed. Queries that would need much padding beside each other are kept apart.
             It changes no result. A pass that runs out of memory is repeated in halves.
         progress: show a progress bar.
 
@@ -192,9 +192,9 @@ def stream(
 ) -> Iterator[Batch]:
     """Predictions batch by batch, longest queries first; two runs over the same task give the same batches.
 
-    The prompt's keys and values are computed once. Every query continues them, so a few-shot query costs no more tokens
-    than a zero-shot one. Where memory is short, a batch takes several passes. Arguments as in few_shot, with the prompt
-    already built.
+    The keys and values of the prompt, and of the tokens that all queries open with, are computed once. Every query
+    continues them, so a few-shot query costs no more tokens than a zero-shot one. Where memory is short, a batch takes
+    several passes. Arguments as in few_shot, with the prompt already built.
 
     Yields:
         Batches, whose rows together are 0 .. n - 1.
@@ -206,55 +206,26 @@ def stream(
     queries = [encode_query(tokenizer, example) for example in queries_of(task, limit)]
     answers = encode_answers(tokenizer, task.answers)
     device = model.embed_tokens.weight.device
-    prefix = model.encode_prefix(torch.tensor([prompt.prefix], device=device))  # (1, P)
+    opening = common_opening(queries)  # O tokens
+    prefix = model.encode_prefix(torch.tensor([prompt.prefix + opening], device=device))  # (1, P + O)
+    queries = [query[len(opening) :] for query in queries]
     order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
-    size = batch_size or BATCH.get(device.type, BATCH["cpu"])
+    size, padding = batch_size or BATCH.get(device.type, BATCH["cpu"]), PADDING.get(device.type, PADDING["cpu"])
+    batches = neighbours([len(queries[i]) for i in order], size, padding)
     most = batch_size or min(size, _fitting(model, prefix, len(queries[order[0]]), answers, record))  # queries a pass
-    starts, at_first = range(0, len(order), size), most
+    at_first = most
 
     def score(some: list[list[int]]) -> tuple[Tensor, Internals | None]:
-        return _score(model, prefix, some, answers, record, position)
+        return _score(model, prefix, some, answers, record, position, len(opening))
 
-    for start in tqdm(starts, desc=f"{task.name}, k = {prompt.k}", unit="batch", disable=not progress, leave=False):
-        rows = order[start : start + size]
+    for run in tqdm(batches, desc=f"{task.name}, k = {prompt.k}", unit="batch", disable=not progress, leave=False):
+        rows = order[run]
         parts, fitted = halving(score, [queries[i] for i in rows], most)
         if fitted < most == at_first:
             warnings.warn(f"memory ran out with {most} queries a pass; going on with {fitted}", stacklevel=2)
         most = fitted
         log_probs, internals = zip(*parts, strict=True)
         yield Batch(rows, torch.cat(log_probs), Internals.join(internals) if record else None)
-
-
-def halving(work: Callable[[Sequence], Any], items: Sequence, most: int) -> tuple[list, int]:
-    """Work on consecutive runs of items; where memory runs out, runs are halved and the work goes on.
-
-    Args:
-        work: a function of some of the items.
-        items: all of them.
-        most: items a run, at first.
-
-    Returns:
-        What `work` gave for each run, in order; and the length of run that was reached.
-
-    Raises:
-        RuntimeError: whatever `work` raises, running out of memory on a single item included.
-    """
-    results, done = [], 0
-    while done < len(items):
-        some, fits = items[done : done + most], True
-        try:
-            results.append(work(some))
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            no_room = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(x in str(error) for x in NO_ROOM)
-            if len(some) == 1 or not no_room:
-                raise
-            fits = False
-        if fits:
-            done += len(some)
-        else:  # the failed run has let go of its tensors only here, after its error
-            most = len(some) // 2
-            torch.cuda.empty_cache()  # nothing where there is no GPU
-    return results, most
 
 
 def _fitting(model: GPT, prefix: Prefix, longest: int, answers: list[list[int]], record: bool) -> int:
@@ -267,9 +238,18 @@ def _fitting(model: GPT, prefix: Prefix, longest: int, answers: list[list[int]],
 
 
 def _score(
-    model: GPT, prefix: Prefix, queries: list[list[int]], answers: list[list[int]], record: bool, position: str
+    model: GPT,
+    prefix: Prefix,
+    queries: list[list[int]],
+    answers: list[list[int]],
+    record: bool,
+    position: str,
+    opening: int = 0,
 ) -> tuple[Tensor, Internals | None]:
-    """Mean log-probability of each answer after each query, (B, classes) float32, and internals, from one pass."""
+    """Mean log-probability of each answer after each query, (B, classes) float32, and internals, from one pass.
+
+    The last `opening` tokens of the prefix are the queries' own, which all of them begin with.
+    """
     device = model.embed_tokens.weight.device
     branches = [answer[:-1] for answer in answers]  # the model is never fed an answer's last token ...
     if record and position == "answer":
@@ -298,35 +278,7 @@ def _score(
             f"the model's log-probabilities are not finite in {model.embed_tokens.weight.dtype}; "
             "its weights may be damaged, or the dtype too narrow for them"
         )
-    return scored, _internals(recorder, prefix.length, at) if record else None
-
-
-def branch(stems: list[list[int]], branches: list[list[int]]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sequences that fork: each stem is followed by every branch, and no branch sees another.
-
-    Args:
-        stems: token ids of B stems.
-        branches: token ids of the branches, the same after every stem; they may be empty.
-
-    Returns:
-        Token ids, (B, T) int64, padded on the right; the place of each token after its stem's start, (B, T) int64; and
-        which tokens each token sees, (B, 1, T, T) bool, None where nothing forks and the causal order says it all.
-    """
-    flat = [token for tokens in branches for token in tokens]
-    places = torch.tensor([place for tokens in branches for place in range(len(tokens))], dtype=torch.long)
-    number = torch.tensor([i for i, tokens in enumerate(branches, start=1) for _ in tokens], dtype=torch.long)
-
-    def pad(rows: list[Tensor]) -> Tensor:
-        return pad_sequence(rows, batch_first=True, padding_value=0)  # (B, T)
-
-    ids = pad([torch.tensor(stem + flat) for stem in stems])  # (B, T)
-    positions = pad([torch.cat([torch.arange(len(stem)), len(stem) + places]) for stem in stems])  # (B, T)
-    if len(set(number.tolist())) <= 1:  # at most one branch with tokens: it simply continues the stem
-        return ids, positions, None
-    segment = pad([torch.cat([torch.zeros(len(stem), dtype=torch.long), number]) for stem in stems])  # (B, T), 0: stem
-    same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
-    of_stem = segment[:, None, :] == 0  # (B, 1, T)
-    return ids, positions, (causal_mask(ids.shape[1]) & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
+    return scored, _internals(recorder, prefix.length - opening, at + opening) if record else None
 
 
 def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:

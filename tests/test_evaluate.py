@@ -1,15 +1,19 @@
 """Prediction: the same numbers as transformers on the whole prompt, one query and one answer at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import save_checkpoint, toy_task
 
 from iclnb import evaluate, few_shot, load, zero_shot
-from iclnb.evaluate import NotFiniteError, branch
+from iclnb.evaluate import NotFiniteError
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.memory import query_bytes
+from iclnb.passes import branch, neighbours
 from iclnb.prompts import build_prompt
 from iclnb.recorder import Recorder
+from iclnb.tasks import SPECS, Example
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +107,56 @@ def test_the_last_block_skips_what_is_not_asked_for(forks, variant):
             assert tokens[-2:] == [ids.shape[1], asked]
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size, padding", [(1, 0), (8, 0), (8, 20), (200, 40), (200, 10**6)])
+def test_neighbours_are_as_many_as_size_and_padding_allow(size, padding, seed):
+    lengths = sorted(torch.randint(1, 60, (100,), generator=torch.Generator().manual_seed(seed)).tolist())[::-1]
+    runs = [lengths[run] for run in neighbours(lengths, size, padding)]
+    assert sum(runs, []) == lengths
+    wasted = [len(run) * run[0] - sum(run) for run in runs]
+    assert all(0 < len(run) <= size and waste <= padding for run, waste in zip(runs, wasted, strict=True))
+    for run, waste, following in zip(runs, wasted, runs[1:], strict=False):  # one more would have been too many
+        assert len(run) == size or waste + run[0] - following[0] > padding
+
+
 def test_what_does_not_fork_needs_no_mask():
     for branches in ([[], []], [[], [5, 6]]):
         assert branch([[1, 2], [3]], branches)[2] is None
+
+
+def fed(monkeypatch):
+    """The lengths of all sequences that a model is fed from here on, a list that grows."""
+    lengths, hidden = [], GPT.hidden
+
+    def watched(self, ids, *more, **options):
+        lengths.append(ids.shape[1])
+        return hidden(self, ids, *more, **options)
+
+    monkeypatch.setattr(GPT, "hidden", watched)
+    return lengths
+
+
+def test_what_all_queries_open_with_is_fed_once(setting, monkeypatch):
+    _, model, tokenizer = setting
+    task = toy_task(name="agnews")  # the template says what to do before the text comes
+    queries = [tokenizer.encode(example.text) for example in task.evaluation]
+    opening = len(tokenizer.encode(SPECS["agnews"].template.split(" {")[0]))
+    lengths = fed(monkeypatch)
+    run = few_shot(model, tokenizer, task, 3, 1, batch_size=1)
+    assert opening > 10 and lengths[0] == len(run.prompt.prefix) + opening
+    later = sum(len(tokenizer.encode(f" {answer}")) - 1 for answer in task.answers)  # answer tokens after the first
+    assert sum(lengths[1:]) == sum(len(query) - opening + later for query in queries)
+
+
+@pytest.mark.parametrize("texts", [["Review: a warm film", "Review: a warm film and"], ["Review:"], 3 * ["Review:"]])
+def test_a_query_that_others_begin_with_keeps_its_last_token(texts, setting):
+    hf, model, tokenizer = setting
+    task = replace(toy_task(name="mr"), evaluation=[Example(text, 1) for text in texts])
+    run = few_shot(model, tokenizer, task, 2, 1, record=True)
+    expected = plain_log_probs(hf, model, tokenizer, task, 2, 1)
+    torch.testing.assert_close(run.log_probs, expected, rtol=1e-5, atol=1e-5)
+    lengths = [len(tokenizer.encode(text)) for text in texts]
+    assert [scores.shape[-1] for scores in run.internals.scores] == lengths
 
 
 @pytest.mark.parametrize("record", [False, True])
@@ -183,6 +234,7 @@ def test_passes_are_as_large_as_free_memory_allows(setting, monkeypatch):
     _, model, tokenizer = setting
     task, sizes = toy_task(evaluation=90), []
     monkeypatch.setattr(evaluate, "_score", short_of_memory(100, None, sizes))
+    monkeypatch.setitem(evaluate.PADDING, "cpu", 10_000)
     zero_shot(model, tokenizer, task)
     assert sizes == [64, 26]  # memory to spare
     each = query_bytes(model.config, torch.float32, P=1, T=30, answer_tokens=2, record=False)

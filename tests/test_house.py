@@ -172,6 +172,7 @@ LAYERS = [
         "layouts",
         "configs",
         "memory",
+        "passes",
         "prompts",
         "tasks",
         "labels",

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from iclnb import few_shot, finetune_attention
 from iclnb.checkpoints import CheckpointError, load, load_model, save
-from iclnb.evaluate import branch
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.passes import branch
 
 CPU = torch.device("cpu")
 MOMENTA = {
