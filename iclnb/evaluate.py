@@ -140,8 +140,8 @@ def few_shot(
         position: the recorded position, "query" (the last token of the query) or "answer" (the sequence ends with the
             first answer, as in the official code).
         batch_size: queries a forward pass at most; None is as many as free memory allows, up to a size that serves
-            speed. Queries that would need much padding beside each other are kept apart.
-            It changes no result. A pass that runs out of memory is repeated in halves.
+            speed. It changes no result. A query much longer than the others gets a pass without them, and a pass that
+            runs out of memory is repeated in halves.
         progress: show a progress bar.
 
     Returns:
