@@ -20,6 +20,7 @@ from iclnb.evaluate import Internals, Predictions
 
 KENDALL_EXAMPLES = 100  # the paper ranks demonstrations for the first 100 evaluation examples
 TINY = 1e-20
+ROUNDING = 1e-4  # of a vector's length: a smaller difference of two float32 vectors is none
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def sim_am(one: Internals, other: Internals) -> Tensor:
 def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     """Similarity of the *updates* of attention maps, cos(a_ICL - a_ZSL, a_FT - a_ZSL), per head.
 
+    Where ICL updates nothing the similarity is 0. With rotary positions that is so in the first layer: its logits
+    depend on the tokens and their distances alone, and a_ICL and a_ZSL differ by rounding.
+
     Returns:
         (n, L) float64 in [-1, 1], averaged over heads.
 
@@ -122,7 +126,8 @@ def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     rows = []
     for z, f, i in zip(zsl.scores, ft.scores, icl.scores, strict=True):
         z, f, i = z.double(), f.double(), i.double()  # (L, H, own tokens) each
-        rows.append(_cosine(i - z, f - z).mean(-1))  # (L,)
+        moved = (i - z).norm(dim=-1, keepdim=True) > ROUNDING * z.norm(dim=-1, keepdim=True)  # (L, H, 1)
+        rows.append(_cosine(moved * (i - z), f - z).mean(-1))  # (L,)
     return torch.stack(rows)  # (n, L)
 
 

@@ -83,7 +83,7 @@ def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "",
         ax=ax,
         annot=True,
         fmt=".2f",
-        annot_kws={"fontsize": 8},
+        annot_kws={"fontsize": 8 if values.shape[1] <= 10 else 6},  # two of them must not touch
         cmap=DIVERGING,
         vmin=-limit,
         vmax=limit,

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from iclnb import compare
+from iclnb import compare, few_shot, load, load_task
 from iclnb.evaluate import Internals, Predictions
 from iclnb.prompts import Prompt
 
@@ -100,6 +100,16 @@ def test_measures_of_a_run_with_itself_are_one():
 
 def test_a_similarity_with_no_update_is_zero():
     assert compare.sim_aou(ZSL, ZSL, ICL).abs().max() == 0
+
+
+def test_an_update_that_is_only_rounding_is_none():
+    """With rotary positions the demonstrations leave the first layer's logits as they are, but for rounding."""
+    model, tokenizer = load("pocket-gpt")
+    task = load_task("sst2", "sample")
+    zsl, icl, other = (few_shot(model, tokenizer, task, k, 1, limit=5, record=True).internals for k in (0, 8, 3))
+    assert any(not torch.equal(z[0], i[0]) for z, i in zip(zsl.scores, icl.scores, strict=True))
+    found = compare.sim_am_update(zsl, other, icl)  # (n, L)
+    assert found[:, 0].abs().max() == 0 and found[:, 1:].abs().min() > 0.1
 
 
 def test_kendall_ranks_demonstrations_by_their_shares():
