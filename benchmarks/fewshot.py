@@ -20,7 +20,7 @@ from iclnb.evaluate import stream
 from iclnb.prompts import build_prompt, encode_answers, encode_query
 
 K, SEED, BATCH = 32, 1, 16
-PEER_BATCHES = (8, 16, 32)  # of the repeated cache; the faster counts
+PEER_BATCHES = (8, 16, 32)  # of the repeated cache; the fastest counts
 BUDGETS = {"harness": {"float32": 40}, "repeated cache": {"float32": 3, "bfloat16": 6}}
 LIMIT = 0.8  # share of the time that the matrix products alone take, from 16 queries a batch
 

@@ -126,8 +126,9 @@ def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     rows = []
     for z, f, i in zip(zsl.scores, ft.scores, icl.scores, strict=True):
         z, f, i = z.double(), f.double(), i.double()  # (L, H, own tokens) each
-        moved = (i - z).norm(dim=-1, keepdim=True) > ROUNDING * z.norm(dim=-1, keepdim=True)  # (L, H, 1)
-        rows.append(_cosine(moved * (i - z), f - z).mean(-1))  # (L,)
+        change = i - z  # (L, H, own tokens)
+        moved = change.norm(dim=-1, keepdim=True) > ROUNDING * z.norm(dim=-1, keepdim=True)  # (L, H, 1)
+        rows.append(_cosine(moved * change, f - z).mean(-1))  # (L,)
     return torch.stack(rows)  # (n, L)
 
 
