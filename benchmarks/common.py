@@ -159,12 +159,12 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, where they are installed."""
+    """Versions of Python and of the packages that matter, where they are installed; torch's names its build too."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return found | {"torch": torch.__version__}
 
 
 def record(name: str, options: argparse.Namespace, found: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from iclnb.configs import MOMENTUM, layout_for, read_config, write_config
 from iclnb.gpt import GPT
 from iclnb.layouts import Layout
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
+from iclnb.precision import has_bf16
 
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -28,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 def load(
-    name: str | Path = "auto", device: str = "auto", dtype: str = "auto", revision: str = "main"
+    name: str | Path = "auto", device: str = "auto", dtype: str | torch.dtype = "auto", revision: str = "main"
 ) -> tuple[GPT, Any]:
     """Load a GPT and its tokenizer.
 
@@ -36,9 +37,10 @@ def load(
         name: "pocket-gpt", a short name ("fairseq-dense-1.3B", "gpt2", ...), a local folder in the Hub's layout, or a
             Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); "auto" is what the
             environment variable ICLNB_MODEL says, else "pocket-gpt".
-        device: "auto" (the GPU if there is one), or a torch device.
-        dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none), or "float32", "float64",
-            "float16", "bfloat16"; files of any float dtype are converted tensor by tensor.
+        device: "auto" (the GPU if there is one; for pocket-gpt the CPU), or a torch device.
+        dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none; for pocket-gpt on a CPU
+            float64, so that what is computed with it comes out the same on every machine), or "float32", "float64",
+            "float16", "bfloat16", or torch's own; files of any float dtype are converted tensor by tensor.
         revision: branch, tag or commit on the Hub; not used for a folder.
 
     Returns:
@@ -48,9 +50,15 @@ def load(
         CheckpointError: the checkpoint cannot be had, or cannot be used.
         ValueError: an unknown device or dtype.
     """
+    name = chosen_model() if name == "auto" else name
+    if name == EMBEDDED and device == "auto":
+        device = "cpu"
     place = resolve_device(device)
-    folder = find_folder(chosen_model() if name == "auto" else name, revision)
-    return load_model(folder, place, resolve_dtype(dtype, place)), load_tokenizer(folder)
+    if name == EMBEDDED and dtype == "auto" and place.type == "cpu":
+        dtype = "float64"
+    number = resolve_dtype(dtype, place)
+    folder = find_folder(name, revision)
+    return load_model(folder, place, number), load_tokenizer(folder)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -68,12 +76,14 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype that `dtype` names; "auto" is float32 on a CPU and a 16-bit format on a GPU."""
     if dtype == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if has_bf16(device) else torch.float16
+    if dtype in DTYPES.values():
+        return dtype
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; accepted are 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[dtype]

@@ -1,4 +1,4 @@
-"""The precision in which sums are taken."""
+"""The precision in which sums are taken, and which precision a device is fast in."""
 
 import torch
 from torch import Tensor
@@ -7,3 +7,10 @@ from torch import Tensor
 def widen(x: Tensor) -> Tensor:
     """Half-precision tensors as float32, anything wider as it is: sums need the digits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are fast on this device, not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

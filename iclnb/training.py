@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.files import write_whole
+from iclnb.muon import Muon
+from iclnb.precision import has_bf16
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +45,7 @@ class Schedule:
         warmup: steps of linear rise; the rate then stays, and falls linearly over the last `decay` share of the steps.
         weight_decay: of the matrices.
 
-    Source: Jordan et al. 2024, Muon (as torch.optim.Muon); Loshchilov and Hutter 2019, AdamW.
+    Source: Jordan et al. 2024, Muon; Loshchilov and Hutter 2019, AdamW.
     """
 
     steps: int
@@ -61,12 +63,13 @@ class Schedule:
 
 def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
+    precision = training_precision(next(model.parameters()).device)
     named = dict(model.named_parameters())
     inside = {name for name, p in named.items() if p.ndim == 2 and "blocks." in name}
     matrices = [p for name, p in named.items() if name in inside]
     others = [p for name, p in named.items() if name not in inside]
     return [
-        torch.optim.Muon(matrices, lr=schedule.matrix_lr, weight_decay=schedule.weight_decay),
+        Muon(matrices, lr=schedule.matrix_lr, weight_decay=schedule.weight_decay, precision=precision),
         torch.optim.AdamW(others, lr=schedule.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -126,8 +129,9 @@ def train(
         FloatingPointError: the loss is no longer a number.
         OSError: a checkpoint or the record cannot be written; the earlier one is untouched.
     """
-    identity = json.loads(json.dumps({"schedule": asdict(schedule)} | (identity or {})))
     optimizers, device = make_optimizers(model, schedule), next(model.parameters()).device
+    rules = {"schedule": asdict(schedule), "precision": str(training_precision(device)).removeprefix("torch.")}
+    identity = json.loads(json.dumps(rules | (identity or {})))
     rank, _ = place(accelerator)
     checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
     state = {"step": 0, "tokens": 0, "loss": 0.0, "losses": 0, "record": []}
@@ -184,7 +188,8 @@ def training_step(
 
     With several processes the mean is over the tokens of all, and so is the gradient.
     """
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=has_bf16(inputs.device)):
+    narrow = training_precision(inputs.device) == torch.bfloat16
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=narrow):
         logits = model(inputs)  # (B, T, V)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
     loss = (losses * weights.flatten()).sum() / total(weights.sum(), accelerator)  # (), this process's part of the mean
@@ -192,11 +197,9 @@ def training_step(
     return total(loss.detach(), accelerator).item()
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are fast on this device, so that autocast pays."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def training_precision(device: torch.device) -> torch.dtype:
+    """What a training multiplies matrices in, part of its identity: bfloat16 where that is fast, else float32."""
+    return torch.bfloat16 if has_bf16(device) else torch.float32
 
 
 def find_accelerator(device: str) -> "Accelerator | None":

@@ -1,4 +1,4 @@
-"""What all tests share: no network, seeded numbers, and the real data and models where there are any."""
+"""What all tests share: no network, no GPU unless asked, seeded numbers, real data and models where there are any."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for what the tests start; their models are too small to gain from more
-if not torch.cuda.is_available():
+GPU = torch.cuda.is_available()
+if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 settings.register_profile("iclnb", deadline=None, derandomize=True)  # the same examples each time, however slow
@@ -19,6 +20,20 @@ settings.load_profile("iclnb")
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def without_a_gpu(request, monkeypatch):
+    """A test sees a GPU only where it is marked gpu, so that all others do the same on every machine."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for what the test starts
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="needs a GPU"))])
+def device(request):
+    """The devices that a test marked gpu runs on, in turn."""
+    return request.param
 
 
 def folder_from(variable):

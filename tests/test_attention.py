@@ -116,6 +116,7 @@ def test_the_plain_form_is_taken_where_no_kernel_fits(monkeypatch):
         prefix_attention(*5 * [learnt], fused=True)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-2)])
 def test_prefix_attention_on_a_gpu_equals_the_plain_form(dtype, tolerance):

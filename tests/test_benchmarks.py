@@ -52,7 +52,7 @@ def test_recorded_results_are_whole_runs():
 
 def test_peers_give_our_log_probabilities(tmp_path):
     save_checkpoint(tmp_path, positions=512)
-    model, tokenizer = load(tmp_path)
+    model, tokenizer = load(tmp_path, device="cpu", dtype="float32")
     task, hf = toy_task(evaluation=11), peers.load_xglm(tmp_path, torch.float32)
     prompt = build_prompt(model.config, tokenizer, task, k=5, seed=3)
     queries = [encode_query(tokenizer, example) for example in task.evaluation]

@@ -27,7 +27,7 @@ def checkpoint(tmp_path):
 
 
 def test_a_fairseq_folder_gives_model_and_tokenizer(checkpoint):
-    model, tokenizer = load(checkpoint)
+    model, tokenizer = load(checkpoint, device="cpu", dtype="float32")
     text = "Sentence: a warm film — déjà vu Label:"
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == text
@@ -45,7 +45,7 @@ def test_fairseq_vocabularies_have_their_own_special_ids(tmp_path):
 def test_half_precision_files_are_read_into_any_dtype(dtype, tmp_path):
     hf = save_checkpoint(tmp_path)
     hf.half().save_pretrained(tmp_path)
-    model, _ = load(tmp_path, dtype=dtype)
+    model, _ = load(tmp_path, device="cpu", dtype=dtype)
     target = getattr(torch, dtype)
     assert {p.dtype for p in model.parameters()} == {target}
     assert torch.equal(model.embed_tokens.weight, hf.model.embed_tokens.weight.to(target))
@@ -93,12 +93,14 @@ def test_files_of_gpt2_without_the_prefix_are_read_too(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     ids = torch.randint(0, 400, (1, 20))
     with torch.no_grad():
-        torch.testing.assert_close(load(tmp_path)[0](ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            load(tmp_path, device="cpu", dtype="float32")[0](ids), hf(ids).logits, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_an_interrupted_save_leaves_the_earlier_checkpoint(checkpoint, monkeypatch):
     before = (checkpoint / "model.safetensors").read_bytes()
-    model, tokenizer = load(checkpoint)
+    model, tokenizer = load(checkpoint, device="cpu", dtype="float32")
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

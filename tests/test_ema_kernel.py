@@ -15,7 +15,10 @@ from iclnb.ema_kernel import WIDTH, scan  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, where the interpreter takes log2(0)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy's, where the interpreter takes log2(0)
+]
 
 
 def randn(*shape, dtype=torch.float64, seed=0):

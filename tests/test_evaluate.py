@@ -1,5 +1,6 @@
 """Prediction: the same numbers as transformers on the whole prompt, one query and one answer at a time."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from iclnb.tasks import SPECS, Example
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     hf = save_checkpoint(folder, positions=512)
-    return hf, *load(folder)
+    return hf, *load(folder, device="cpu", dtype="float32")
 
 
 def plain_log_probs(hf, model, tokenizer, task, k, seed):
@@ -41,11 +42,12 @@ def plain_log_probs(hf, model, tokenizer, task, k, seed):
     return torch.stack(rows)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("name, k", [("sst2", 0), ("sst2", 5), ("sst5", 4), ("cb", 3)])
-def test_log_probabilities_equal_a_plain_loop(name, k, setting):
+def test_log_probabilities_equal_a_plain_loop(name, k, setting, device):
     hf, model, tokenizer = setting
     task = toy_task(name=name)
-    run = few_shot(model, tokenizer, task, k=k, seed=3)
+    run = few_shot(deepcopy(model).to(device), tokenizer, task, k=k, seed=3)
     expected = plain_log_probs(hf, model, tokenizer, task, k, seed=3)
     torch.testing.assert_close(run.log_probs, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(run.predicted, expected.argmax(-1))
@@ -55,7 +57,7 @@ def test_log_probabilities_equal_a_plain_loop(name, k, setting):
 
 def test_a_model_with_grouped_heads_equals_a_plain_loop_too(tmp_path):
     hf = save_checkpoint(tmp_path, "llama", positions=512, heads_a_key=2)
-    model, tokenizer = load(tmp_path)
+    model, tokenizer = load(tmp_path, device="cpu", dtype="float32")
     task = toy_task(name="sst5")
     run = few_shot(model, tokenizer, task, k=4, seed=3, record=True)
     expected = plain_log_probs(hf, model, tokenizer, task, 4, seed=3)
@@ -304,7 +306,7 @@ def test_the_interval_holds_the_accuracy(setting):
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     save_checkpoint(tmp_path, positions=512)
-    model, tokenizer = load(tmp_path)
+    model, tokenizer = load(tmp_path, device="cpu", dtype="float32")
     with torch.no_grad():
         model.final_norm.weight[3] = float("nan")
     with pytest.raises(NotFiniteError, match="not finite in torch.float32"):

@@ -15,7 +15,7 @@ from iclnb.tasks import TASKS
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder, positions=512)
-    return iclnb.load(folder)
+    return iclnb.load(folder, device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 50])

@@ -1,5 +1,7 @@
 """Fine-tuning: parameter by parameter what torch.optim.SGD makes of transformers' model."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from toys import save_checkpoint, toy_task
@@ -14,7 +16,7 @@ LR, K, SEED = 0.05, 6, 4
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     hf = save_checkpoint(folder)
-    return hf, *load(folder)
+    return hf, *load(folder, device="cpu", dtype="float32")
 
 
 def sequences(tokenizer, config, task):
@@ -22,10 +24,11 @@ def sequences(tokenizer, config, task):
     return [[config.bos_token_id, *tokenizer.encode(text)] for text in texts]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind, extra", [("xglm", {}), ("llama", {"heads_a_key": 2}), ("qwen2", {})])
-def test_one_epoch_equals_sgd_on_transformers_model(kind, extra, tmp_path):
+def test_one_epoch_equals_sgd_on_transformers_model(kind, extra, device, tmp_path):
     hf = save_checkpoint(tmp_path, kind, **extra)  # eval mode: dropout off
-    model, tokenizer = load(tmp_path)
+    model, tokenizer = load(tmp_path, device="cpu", dtype="float32")
     task = toy_task()
     names = [n for n, _ in hf.named_parameters() if ".k_proj." in n or ".v_proj." in n]
     hf.requires_grad_(False)
@@ -39,9 +42,9 @@ def test_one_epoch_equals_sgd_on_transformers_model(kind, extra, tmp_path):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    tuned = finetune(model, tokenizer, task, K, SEED, LR)
+    tuned = finetune(deepcopy(model).to(device), tokenizer, task, K, SEED, LR)
     assert tuned.losses == pytest.approx(losses, rel=1e-5)
-    for name, p in tuned.model.named_parameters():
+    for name, p in tuned.model.cpu().named_parameters():
         theirs = name.replace("blocks", "model.layers").replace(".attn.", ".self_attn.")
         if theirs in names:
             before = model.get_parameter(name)
@@ -75,13 +78,13 @@ def test_the_same_call_gives_the_same_weights(setting):
 @pytest.mark.parametrize("dtype, lr", [("bfloat16", 2e-4), ("float16", 2e-5)])
 def test_half_precision_weights_still_move_with_updates_below_their_last_digit(dtype, lr, tmp_path):
     save_checkpoint(tmp_path)
-    model, tokenizer = load(tmp_path, dtype=dtype)
+    model, tokenizer = load(tmp_path, device="cpu", dtype=dtype)
     ids = sequences(tokenizer, model.config, toy_task())
     name = "blocks.0.attn.v_proj.weight"
     many, few = (train_on(model, ids * repeats, lr).model.get_parameter(name) for repeats in (30, 1))
     start = model.get_parameter(name)
     assert many.dtype == getattr(torch, dtype)
-    wide = load(tmp_path)[0]
+    wide = load(tmp_path, device="cpu", dtype="float32")[0]
     expected = train_on(wide, ids * 30, lr).model.get_parameter(name) - wide.get_parameter(name)
     moved = many.float() - start.float()
     assert torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.7

@@ -95,7 +95,7 @@ def test_a_real_llama_continues_a_story_as_transformers_does(iclnb_models):
     folder = iclnb_models / "stories260K"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    model, tokenizer = load(folder)
+    model, tokenizer = load(folder, device="cpu", dtype="float32")
     hf = AutoModelForCausalLM.from_pretrained(folder).eval()
     start = torch.tensor([[model.config.bos_token_id, *tokenizer.encode("Once upon a time", add_special_tokens=False)]])
     continued, expected = greedy(model, start, 100), greedy(lambda ids: hf(ids).logits, start, 100)

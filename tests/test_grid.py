@@ -73,7 +73,7 @@ def setting(place, method="ft", **options):
 
 
 def test_settings_equal_the_same_calls_by_hand(place, tmp_path):
-    model, tokenizer = iclnb.load(place / "model")
+    model, tokenizer = iclnb.load(place / "model", device="cpu", dtype="float32")
     task = iclnb.load_task("sst2", place / "data")
     settings = [
         setting(place, "icl", seed=3),

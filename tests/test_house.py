@@ -164,7 +164,7 @@ def test_relative_links_resolve():
 
 # From the ground up: a module imports from its own layer or a lower one, never from a higher one.
 LAYERS = [
-    {"paths", "files", "kernels", "version", "precision", "ema", "ema_kernel"},
+    {"paths", "files", "kernels", "version", "precision", "muon", "ema", "ema_kernel"},
     {"attention"},
     {"momentum", "recorder"},
     {"gpt"},

@@ -19,7 +19,16 @@ from tqdm.auto import tqdm
 
 from iclnb.files import write_whole
 from iclnb.gpt import Block, GPTConfig, rotary_angles
-from iclnb.training import Schedule, keep, make_optimizers, restore, set_rates, take_step, write_record
+from iclnb.training import (
+    Schedule,
+    keep,
+    make_optimizers,
+    restore,
+    set_rates,
+    take_step,
+    training_precision,
+    write_record,
+)
 
 
 @dataclass
@@ -201,7 +210,9 @@ def train(
     Raises:
         ValueError: the checkpoint is corrupt or another recipe's, or the loss is no longer a number.
     """
-    model, identity = recipe.build(seed), {"recipe": asdict(recipe), "seed": seed}
+    model = recipe.build(seed)
+    precision = str(training_precision(next(model.parameters()).device)).removeprefix("torch.")
+    identity = {"recipe": asdict(recipe), "seed": seed, "precision": precision}
     schedule = Schedule(recipe.steps, recipe.matrix_lr, recipe.other_lr, decay=recipe.decay)
     optimizers, state = make_optimizers(model, schedule), {"step": 0, "losses": [], "record": []}
     if checkpoint is not None and checkpoint.exists():
