@@ -164,7 +164,7 @@ def test_run_stops_at_the_failing_cell_and_shows_it(house):
     put(house, "00_start_here", "x = 20 + 1\nx", "raise RuntimeError(f'{x} is odd')", "after = 1")
     put(house, "01_attention_is_gradient_descent", "open('ran', 'w')")
     before = (house / "notebooks/00_start_here.ipynb").read_text()
-    result = call(house, "run")
+    result = call(house, "run", "--at-once", "1")
     assert result.returncode == 1
     assert "[1/2] notebooks/00_start_here.ipynb" in result.stdout
     for part in ("cell 3", "raise RuntimeError(f'{x} is odd')", "RuntimeError: 21 is odd"):

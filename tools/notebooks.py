@@ -5,15 +5,17 @@
     python tools/notebooks.py refresh   execute the committed notebooks in place, and save them in one normal form
     python tools/notebooks.py badges    stamp the Colab and Binder links and the install cell; --check only looks
 
-All take notebooks to work on; with none named, all of them, in reading order.
+All take notebooks to work on; with none named, all of them, in reading order. As many are executed at once as there
+are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise: they
+keep to the oldest instructions that torch knows, and take another number of threads.
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +41,8 @@ LANGUAGE = {
     "pygments_lexer": "ipython3",
 }
 KEPT_CELL_METADATA = {"tags", "jupyter"}  # "jupyter" can hide a solution's source; the rest is an editor's own
+# For torch, oneDNN and MKL a processor of 2008, on which each of them rounds its sums in another order.
+LOWEST = {"ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(interactive: run the notebook to use it)"
 PROGRESS_BAR = re.compile(r"\d+%\||\?it/s|\d+it \[")  # what tqdm writes, before and after it knows the total
@@ -97,19 +101,39 @@ class NotebookFailed(Exception):
         self.notebook = notebook
 
 
-def use_embedded_tier(results):
+def use_embedded_tier(results, threads):
     """Makes the kernels started from here see the embedded model and data alone, with no network and no progress bars.
 
-    `results` is an empty folder for stored results, so that every number is computed anew. One thread, because
-    pocket-gpt is too small to gain from a second one, and two of them on a busy machine wait for each other.
+    `results` is an empty folder for stored results, so that every number is computed anew. `threads` is 1 but for a
+    test: pocket-gpt is too small to gain from a second one, and the cores are better used for a second notebook.
     """
     for name in ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA"):
         os.environ.pop(name, None)
     os.environ.update(ICLNB_RESULTS=results, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def execute(path):
+async def each(work, paths, at_once, report):
+    """Awaits `work(path)` for each path, `at_once` at a time, and calls `report(path, result)` in reading order.
+
+    Where one raises NotebookFailed, the others are stopped, kernels included, and the exception goes on.
+    """
+    free = asyncio.Semaphore(at_once)
+
+    async def in_turn(path):
+        async with free:
+            return await work(path)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [(path, group.create_task(in_turn(path))) for path in paths]
+            for path, task in tasks:
+                report(path, await task)
+    except* NotebookFailed as failed:
+        raise failed.exceptions[0] from None
+
+
+async def execute(path):
     """Executes the notebook at `path` in its own folder.
 
     Returns (notebook, peak): the executed copy, and the kernel's peak memory in MB (None where the system hides it).
@@ -142,7 +166,7 @@ def execute(path):
         resources={"metadata": {"path": str(Path(path).resolve().parent)}},
     )
     try:
-        client.execute()
+        await client.async_execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         cell = notebook.cells[index]
         message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell)}"
@@ -278,43 +302,81 @@ def stamp_readme(text):
 # Commands
 
 
-def run(paths):
+def run(paths, at_once):
     """Executes each notebook into build/, and stops at the first failing cell; returns the exit status."""
     start = time.perf_counter()
-    for number, path in enumerate(paths, start=1):
-        print(f"[{number}/{len(paths)}] {relative(path)} ... ", end="", flush=True)
+
+    async def work(path):
         begin = time.perf_counter()
         try:
-            notebook, peak = execute(path)
+            notebook, peak = await execute(path)
         except NotebookFailed as failure:
             write(to_text(failure.notebook), BUILD / relative(path))
-            print("failed", flush=True)
+            print(f"{place(path, paths)} failed", flush=True)
             raise
         write(to_text(notebook), BUILD / relative(path))
-        memory = f", {peak:.0f} MB at most" if peak else ""
-        print(f"{time.perf_counter() - begin:.1f} s{memory}", flush=True)
+        return time.perf_counter() - begin, peak
+
+    def report(path, found):
+        seconds, peak = found
+        print(f"{place(path, paths)} {seconds:.1f} s" + (f", {peak:.0f} MB at most" if peak else ""), flush=True)
+
+    asyncio.run(each(work, paths, at_once, report))
     count = "1 notebook" if len(paths) == 1 else f"{len(paths)} notebooks"
     print(f"{count} in {time.perf_counter() - start:.1f} s; the executed copies are in build/notebooks/")
     return 0
 
 
-def test(paths):
+def place(path, paths):
+    return f"[{paths.index(path) + 1}/{len(paths)}] {relative(path)} ..."
+
+
+def test(paths, at_once):
     """Has nbval execute each notebook and compare the outputs of the cells marked NBVAL_CHECK_OUTPUT."""
     if not paths:
         raise NotebookFailed("There are no notebooks to test.")
-    pytest = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
-    return subprocess.run([*pytest, *map(str, paths)], cwd=ROOT).returncode
+    pytest = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider"]
+    total = dict.fromkeys(("passed", "failed", "error"), 0)
+
+    async def work(path):
+        command = [*pytest, str(path)]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+        )
+        try:
+            output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+        return output.decode(errors="replace")
+
+    def report(path, output):
+        summary = output.strip().rpartition("\n")[2]
+        for number, word in re.findall(r"(\d+) (passed|failed|error)", summary):
+            total[word] += int(number)
+        if not re.match(r"\d+ passed", summary):
+            print(output)
+        print(f"{place(path, paths)} {summary}", flush=True)
+
+    asyncio.run(each(work, paths, at_once, report))
+    bad = total["failed"] + total["error"]
+    print(f"{total['passed']} passed, {bad} failed")
+    return int(bad > 0 or total["passed"] == 0)
 
 
-def refresh(paths):
+def refresh(paths, at_once):
     """Executes each notebook in place and saves its normal form; leaves a notebook alone that fails or is noisy."""
-    for number, path in enumerate(paths, start=1):
-        print(f"[{number}/{len(paths)}] {relative(path)} ... ", end="", flush=True)
-        notebook, _ = execute(path)
+
+    async def work(path):
+        notebook, _ = await execute(path)
         notebook = normalise(notebook, relative(path))
         if faults := find_faults(notebook):
             raise NotebookFailed(f"{relative(path)} was not saved:\n" + "\n".join(faults))
-        print("changed" if write(to_text(notebook), path) else "unchanged", flush=True)
+        return "changed" if write(to_text(notebook), path) else "unchanged"
+
+    asyncio.run(each(work, paths, at_once, lambda path, word: print(place(path, paths), word, flush=True)))
     return 0
 
 
@@ -342,17 +404,26 @@ def main(arguments=None):
     parser.add_argument("command", choices=["run", "test", "refresh", "badges"])
     parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to work on; all of them when none is named")
     parser.add_argument("--check", action="store_true", help="badges: change nothing, fail if something is stale")
+    parser.add_argument("--at-once", type=int, help="notebooks executed at a time (default: as many as cores)")
+    parser.add_argument("--lowest", action="store_true", help="test: on the lowest instruction set of this processor")
+    parser.add_argument("--threads", type=int, default=1, help="test: of each notebook (default: 1)")
     options = parser.parse_args(arguments)
     if absent := [str(path) for path in options.notebooks if not path.is_file()]:
         parser.error(f"no such notebook: {', '.join(absent)}")
+    if (options.lowest or options.threads != 1) and options.command != "test":
+        parser.error(f"--lowest and --threads go with test alone, not with {options.command}")
+    if min(options.threads, options.at_once or 1) < 1:
+        parser.error("--threads and --at-once must be at least 1")
     paths = [path.resolve() for path in options.notebooks] or find_notebooks()
+    at_once = options.at_once or max(1, (os.cpu_count() or 1) // options.threads)
     try:
         if options.command == "badges":
             badges(paths, options.check)
             return 0
         with tempfile.TemporaryDirectory() as results:
-            use_embedded_tier(results)
-            return {"run": run, "test": test, "refresh": refresh}[options.command](paths)
+            use_embedded_tier(results, options.threads)
+            os.environ.update(LOWEST if options.lowest else {})
+            return {"run": run, "test": test, "refresh": refresh}[options.command](paths, at_once)
     except NotebookFailed as failure:
         print(f"\n{failure}", file=sys.stderr)
         return 1
