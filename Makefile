@@ -2,16 +2,20 @@
 # and again when pyproject.toml or constraints.txt changes.
 
 VENV := .venv
+LOCK := constraints.txt
+PYTHON := python3.11 python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRITON := triton==3.9.0
+# What fine-tunes: there a rounding grows until it shows.
+AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab test notebooks badges lint format pocket-gpt clean
+.PHONY: help env run lab test test-everywhere test-lowest notebooks badges lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 env: $(INSTALLED) ## build or update .venv, and nothing else
 
@@ -22,8 +26,17 @@ lab: $(INSTALLED) ## open JupyterLab on the first notebook
 	@$(BIN)/jupyter lab $(firstword $(wildcard notebooks/00_start_here.ipynb) notebooks)
 
 test: $(INSTALLED) ## run all tests, the notebooks included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(BIN)/python tools/notebooks.py test
+	$(BIN)/python tools/notebooks.py test --lowest --threads 2 $(AT_RISK)
+
+test-everywhere: $(INSTALLED) ## compare all notebooks as other machines round: old instructions, more threads
+	$(BIN)/python tools/notebooks.py test --threads 2
+	$(BIN)/python tools/notebooks.py test --lowest
+	$(BIN)/python tools/notebooks.py test --lowest --threads 2
+
+test-lowest: build/lowest.txt ## run all tests with the oldest packages allowed, in an environment of their own in build/
+	@$(MAKE) test VENV=build/lowest LOCK=$<
 
 notebooks: badges ## execute the committed notebooks in place
 	@$(BIN)/python tools/notebooks.py refresh
@@ -54,17 +67,21 @@ clean: ## remove what was built or cached; .venv stays
 
 # torch comes first and by itself, so that a CPU build is kept where pip finds one. Builds for a GPU bring the Triton that
 # they need; the others get one, in which the tests run the kernel of iclnb/ema_kernel.py without a GPU.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): pyproject.toml $(LOCK) | $(BIN)/python
 	@echo "Installing the packages into $(VENV); PyTorch is the large one ..."
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK) torch
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c $(LOCK) -e '.[dev]'
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || \
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(TRITON) || \
 	echo "Triton has no build for this machine: the tests of its kernel will be skipped."
 	@touch $@
 
+build/lowest.txt: pyproject.toml constraints.txt tools/lowest.py
+	@mkdir -p build
+	@for python in $(PYTHON); do $$python tools/lowest.py > $@ 2>/dev/null && exit 0; done; rm -f $@; exit 1
+
 $(BIN)/python:
-	@for python in python3.11 python3; do \
+	@for python in $(PYTHON); do \
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "Creating $(VENV) with $$($$python --version) ..."; \
 			$$python -m venv $(VENV) && exit 0; \
@@ -72,4 +89,4 @@ $(BIN)/python:
 			echo "$$python could not create $(VENV); on Debian and Ubuntu the package python3-venv is needed." >&2; exit 1; \
 		fi; \
 	done; \
-	echo "Python 3.11 or newer is needed, and neither python3.11 nor python3 is one." >&2; exit 1
+	echo "Python 3.11 or newer is needed, and none of these is one: $(PYTHON)." >&2; exit 1

@@ -6,8 +6,8 @@
     python tools/notebooks.py badges    stamp the Colab and Binder links and the install cell; --check only looks
 
 All take notebooks to work on; with none named, all of them, in reading order. As many are executed at once as there
-are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise: they
-keep to the oldest instructions that torch knows, and take another number of threads.
+are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise:
+they keep to the oldest instructions that torch knows, and take another number of threads.
 """
 
 import argparse
@@ -407,7 +407,7 @@ def main(arguments=None):
     parser.add_argument("--at-once", type=int, help="notebooks executed at a time (default: as many as cores)")
     parser.add_argument("--lowest", action="store_true", help="test: on the lowest instruction set of this processor")
     parser.add_argument("--threads", type=int, default=1, help="test: of each notebook (default: 1)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # notebooks may stand before options or after them
     if absent := [str(path) for path in options.notebooks if not path.is_file()]:
         parser.error(f"no such notebook: {', '.join(absent)}")
     if (options.lowest or options.threads != 1) and options.command != "test":
