@@ -13,6 +13,10 @@ from iclnb.gpt import GPT, GPTConfig
 WIDE = 4  # bytes of a float32, in which softmax statistics, logits and records are held
 RECOMPUTE_ABOVE = 2**30  # bytes of activations from which on fine-tuning computes them twice instead of keeping them
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # Linux's own account, and a container's
+CONTAINERS = (  # below CGROUP: limit, use, and which entry of which file says how much of the use is cached files
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),  # control groups, version 2
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),  # 1
+)
 UNKNOWN_FREE = 2**31  # bytes taken as free where the system does not tell
 
 
@@ -21,20 +25,24 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch, but empty
         return torch.cuda.mem_get_info(device)[0] + unused
-    if not MEMINFO.is_file():
-        return _installed_bytes() // 2
-    free = 1024 * _entry(MEMINFO, "MemAvailable:")
+    available = _entry(MEMINFO, "MemAvailable:")
+    free = _installed_bytes() // 2 if available is None else 1024 * available
+    for limit, used, stat, cached in CONTAINERS:
+        try:
+            left = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+        except (OSError, ValueError):  # no container, or one whose limit is "max"
+            continue
+        free = min(free, left + (_entry(CGROUP / stat, cached) or 0))  # cached files give way
+    return max(0, free)
+
+
+def _entry(file: Path, name: str) -> int | None:
+    """The number after `name` in a file of the system with one entry a line; None where it is missing."""
     try:
-        limit = int((CGROUP / "memory.max").read_text())
-        used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
-    except (OSError, ValueError):  # no container, or one whose limit is "max"
-        return free
-    return max(0, min(free, limit - used))
-
-
-def _entry(file: Path, name: str) -> int:
-    """The number after `name` in a file of the system with one entry a line."""
-    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(f"{name} "))
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
 
 
 def _installed_bytes() -> int:

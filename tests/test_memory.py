@@ -128,3 +128,16 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
     assert free_bytes(torch.device("cpu")) == 2000000 - 1200000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(torch.device("cpu")) == 8000 * 1024
+    (tmp_path / "memory").mkdir()  # control groups, version 1
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("3000000\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("2500000\n")
+    assert free_bytes(torch.device("cpu")) == 500000
+    (tmp_path / "memory/memory.stat").write_text("inactive_file 1\ntotal_inactive_file 200000\n")
+    assert free_bytes(torch.device("cpu")) == 700000
+
+
+def test_a_system_that_does_not_say_what_is_available_counts_half_of_its_memory(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  8000 kB\n")  # as Linux before 3.14
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_bytes(torch.device("cpu")) == memory._installed_bytes() // 2
