@@ -2,9 +2,11 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
@@ -71,7 +73,12 @@ def test_a_mistake_is_named(check, answer, told, capsys):
     assert said.startswith("Not yet: ") and told in said and said.endswith(".\n") and said.count("\n") == 1
 
 
-EXERCISE_CHECKS = sorted({check for check, _, _ in MISTAKES}, key=lambda check: check.__name__)
+EXERCISE_CHECKS = [check for name, check in vars(checks).items() if callable(check) and name != "assert_agree"]
+
+
+def test_every_exercise_has_mistakes_and_stands_in_a_notebook():
+    called = {re.match(r"checks\.(\w+)", stub.values[1].splitlines()[-1])[1] for stub in find_exercises()}
+    assert called == {check.__name__ for check in EXERCISE_CHECKS} == {check.__name__ for check, _, _ in MISTAKES}
 
 
 @pytest.mark.parametrize("check", EXERCISE_CHECKS)
@@ -90,6 +97,63 @@ def test_whatever_a_reader_writes_the_check_answers_in_one_line(check, answer, t
     check(answer)
     said = capsys.readouterr().out
     assert said.startswith("Not yet: ") and told in said and said.count("\n") == 1
+
+
+def shaped(make):
+    """What `make` gives for the shape of the first array that a function is given, and for ()."""
+    return lambda *given: make(next((x.shape for x in given if isinstance(x, torch.Tensor)), ()))
+
+
+def spoil(*given):
+    """Fill every tensor that a function is given with zeros, in place, and return the last."""
+    return [x.zero_() for x in given if isinstance(x, torch.Tensor)][-1]
+
+
+ODD = [
+    None,  # no function at all
+    *(lambda *a, value=value: value for value in (None, "0.5", True, 3, 2j, [], [[1.0]], {}, float("nan"), object())),
+    *(lambda *a, value=value: value for value in (np.float64(0.5), np.zeros(3), np.array("x"), torch.nn.Linear(2, 2))),
+    *(lambda *a, value=value: torch.tensor(value) for value in (0.25, 2, True, 1j, float("nan"), float("inf"), [])),
+    *(shaped(lambda shape, dtype=dtype: torch.ones(shape, dtype=dtype)) for dtype in (torch.bool, torch.int8)),
+    *(shaped(lambda shape, dtype=dtype: torch.ones(shape, dtype=dtype)) for dtype in (torch.half, torch.cfloat)),
+    shaped(lambda shape: torch.zeros(shape)),
+    shaped(lambda shape: torch.full(shape, -torch.inf)),
+    shaped(lambda shape: torch.ones(shape, device="meta")),
+    shaped(lambda shape: torch.ones(shape).to_sparse()),
+    shaped(lambda shape: torch.nn.Parameter(torch.ones(shape))),
+    shaped(lambda shape: torch.ones(*shape, 0)),
+    lambda *a: torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)]),
+    lambda *a: (a[0], 0.5),
+    lambda *a: a[0],
+    lambda *a: spoil,
+    lambda *a: (yield 0.5),
+    lambda *a, more: 0.5,
+    lambda one, two, three, four, five, six, seven: 0.5,
+    lambda: 0.5,
+    spoil,
+    lambda *a: torch.zeros(2) @ torch.zeros(3),
+    lambda *a: sys.exit("enough"),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("check", EXERCISE_CHECKS)
+def test_no_answer_however_odd_stops_a_check(check, capsys):
+    for number, answer in enumerate(ODD):
+        check(answer)
+        said = capsys.readouterr().out
+        assert said.startswith("Not yet: ") and said.endswith(".\n") and said.count("\n") == 1, (number, said)
+
+
+def test_a_wrong_number_is_told_by_how_much():
+    said = core.find_fault(lambda: torch.tensor(0.5), (), torch.tensor(0.75), "the share", "()", [])
+    assert said == "the share is off by 0.25"
+
+
+def test_a_harder_trial_has_its_own_sentence():
+    trials = [((2,), torch.tensor(4.0)), (torch.tensor(0.0), "this is zero"), ((3,), torch.tensor(9.0), "square it")]
+    for answer, told in ((lambda x: x**2, None), (lambda x: 2 * x, "square it"), (lambda x: 0 * x, "this is zero")):
+        assert core.grade(lambda x, answer=answer: torch.tensor(answer(x)), "y", "()", *trials) == told
 
 
 def test_numbers_that_are_wrong_in_no_known_way_are_described():

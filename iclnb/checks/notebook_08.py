@@ -1,56 +1,45 @@
 """Checks of the exercises in 08_beyond_momentum."""
 
-from collections.abc import Callable
-
 import torch
+from torch import Tensor
 
 from iclnb import attention
-from iclnb.checks.core import find_fault, randn, say
-from iclnb.ema import ema
+from iclnb.checks.core import Case, exercise, randn
 
 
-def nesterov_sum(answer: Callable) -> None:
+@exercise("the sum", "(T, D)", "the newest value weighs eta + eta^2, one that is n steps old eta^(n+1)")
+def nesterov_sum() -> Case:
     """Checks Nesterov's sum eta (v_{t-1} + m_t), (T, D), given (v (T, D), eta), m_t the momentum sum."""
     v, eta = randn(6, 4, seed=20), 0.7
-    m = ema(v, eta, method="loop")  # (T, D)
+    m = attention.ema(v, eta, method="loop")  # (T, D)
     newest = torch.cat([torch.zeros(1, 4), v[:-1]])  # (T, D) v_{t-1}
-    right = eta * (newest + m)  # (T, D)
-    mistakes = [
-        (m, "this is the momentum sum itself; Nesterov's step looks one step ahead"),
-        (newest + eta * m, "the scale is PyTorch's: the newest value must weigh eta (1 + eta), not 1 + eta"),
-        (eta * (v + m), "position t uses its own value v_t; the newest value that it may use is v_{t-1}"),
-        (newest + m, "a factor eta is missing in front of the whole"),
-        (eta * newest + m, "m_t is not discounted: it stands behind a factor eta as well"),
-        (eta * m, "the newest value is missing: add v_{t-1} to m_t before the factor eta"),
-    ]
-    say(
-        find_fault(answer, (v, eta), right, "the sum", "(T, D)", mistakes),
-        "the newest value weighs eta + eta^2, one that is n steps old eta^(n+1)",
-    )
+    yield (v, eta), eta * (newest + m)  # (T, D)
+    yield m, "this is the momentum sum itself; Nesterov's step looks one step ahead"
+    yield newest + eta * m, "the scale is PyTorch's: the newest value must weigh eta (1 + eta), not 1 + eta"
+    yield eta * (v + m), "position t uses its own value v_t; the newest value that it may use is v_{t-1}"
+    yield newest + m, "a factor eta is missing in front of the whole"
+    yield eta * newest + m, "m_t is not discounted: it stands behind a factor eta as well"
+    yield eta * m, "the newest value is missing: add v_{t-1} to m_t before the factor eta"
 
 
-def decayed_attention(answer: Callable) -> None:
+@exercise("the output", "(T, D)", "weight decay multiplies each weight by keep once a step")
+def decayed_attention() -> Case:
     """Checks decaying linear attention, sum_{i<=t} keep^(t-i) (q_t . k_i) v_i, (T, D), given (q, k, v, keep)."""
     q, k, v, keep, T = randn(6, 4, seed=21), randn(6, 4, seed=22), randn(6, 4, seed=23), 0.8, 6
     lag = (torch.arange(T)[:, None] - torch.arange(T)).double()  # (T, T)
     scores, weights = q @ k.T, (keep**lag).tril()  # (T, T), (T, T)
-    right = (scores * weights) @ v  # (T, D)
-    mistakes = [
-        (attention.linear_attention(q, k, v), "nothing is forgotten; old positions must count keep^(t-i)"),
-        ((scores * keep**lag) @ v, "position t sees later positions too; the sum runs over i <= t"),
-        ((scores * weights.tril(-1)) @ v, "position t itself is missing; the sum runs over i <= t"),
-        ((keep * scores * weights) @ v, "the powers are one too high: position t itself has weight keep^0 = 1"),
-        (weights @ v, "the scores q_t . k_i are missing; this is a sum of values, as momentum is"),
-        (scores.tril() @ v + weights.tril(-1) @ v, "you added a decayed sum; forgetting multiplies the scores"),
-        (((scores * 4**-0.5) * weights) @ v, "linear attention has no scale 1 / sqrt(D)"),
-    ]
-    say(
-        find_fault(answer, (q, k, v, keep), right, "the output", "(T, D)", mistakes),
-        "weight decay multiplies each weight by keep once a step",
-    )
+    yield (q, k, v, keep), (scores * weights) @ v  # (T, D)
+    yield attention.linear_attention(q, k, v), "nothing is forgotten; old positions must count keep^(t-i)"
+    yield (scores * keep**lag) @ v, "position t sees later positions too; the sum runs over i <= t"
+    yield (scores * weights.tril(-1)) @ v, "position t itself is missing; the sum runs over i <= t"
+    yield (keep * scores * weights) @ v, "the powers are one too high: position t itself has weight keep^0 = 1"
+    yield weights @ v, "the scores q_t . k_i are missing; this is a sum of values, as momentum is"
+    yield scores.tril() @ v + weights.tril(-1) @ v, "you added a decayed sum; forgetting multiplies the scores"
+    yield ((scores * 4**-0.5) * weights) @ v, "linear attention has no scale 1 / sqrt(D)"
 
 
-def forgetful_softmax(answer: Callable) -> None:
+@exercise("the output", "(T, D)", "forgetting at a constant rate is a penalty on the scores, as large as the distance")
+def forgetful_softmax() -> Case:
     """Checks softmax attention with every exponential weighed by keep^(t-i), (T, D), given (q, k, v, keep)."""
     q, k, v, keep, T = randn(6, 4, seed=24), randn(6, 4, seed=25), randn(6, 4, seed=26), 0.8, 6
     lag = (torch.arange(T)[:, None] - torch.arange(T)).double()  # (T, T)
@@ -58,22 +47,13 @@ def forgetful_softmax(answer: Callable) -> None:
     future = torch.ones(T, T).triu(1).bool()  # (T, T)
     bias = lag * torch.tensor(keep).double().log()  # (T, T) at most 0 where it counts
 
-    def attend(logits: torch.Tensor) -> torch.Tensor:
+    def attend(logits: Tensor) -> Tensor:
         return logits.masked_fill(future, -torch.inf).softmax(1)  # (T, T)
 
-    right = attend(scores + bias) @ v  # (T, D)
-    mistakes = [
-        (attend(scores) @ v, "nothing is forgotten; add (t - i) log keep to the scores"),
-        (attend(scores - bias) @ v, "old positions gain: the logarithm of keep is negative already"),
-        (
-            attend(scores * (keep**lag).tril()) @ v,
-            "you multiplied the scores; keep^(t-i) multiplies their exponentials",
-        ),
-        ((attend(scores) * (keep**lag).tril()) @ v, "the rows do not sum to 1: forget before you normalise"),
-        (attend(2 * scores + bias) @ v, "the scores are not scaled; divide them by the square root of D"),
-        ((scores + bias).softmax(1) @ v, "position t sees later positions too; mask them before the softmax"),
-    ]
-    say(
-        find_fault(answer, (q, k, v, keep), right, "the output", "(T, D)", mistakes),
-        "forgetting at a constant rate is a penalty on the scores that grows in proportion to the distance",
-    )
+    yield (q, k, v, keep), attend(scores + bias) @ v  # (T, D)
+    yield attend(scores) @ v, "nothing is forgotten; add (t - i) log keep to the scores"
+    yield attend(scores - bias) @ v, "old positions gain: the logarithm of keep is negative already"
+    yield attend(scores * (keep**lag).tril()) @ v, "you multiplied the scores; keep^(t-i) multiplies their exponentials"
+    yield (attend(scores) * (keep**lag).tril()) @ v, "the rows do not sum to 1: forget before you normalise"
+    yield attend(2 * scores + bias) @ v, "the scores are not scaled; divide them by the square root of D"
+    yield (scores + bias).softmax(1) @ v, "position t sees later positions too; mask them before the softmax"
