@@ -19,8 +19,8 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 
 from iclnb.checkpoints import load_tokenizer, save
-from iclnb.files import write_whole
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.paths import write_whole
 from iclnb.tasks import Task, load_task
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ from iclnb import compare
 from iclnb.checkpoints import load
 from iclnb.evaluate import few_shot, zero_shot
 from iclnb.finetune import finetune_attention
+from iclnb.paths import __version__ as __version__
 from iclnb.tasks import load_task
-from iclnb.version import __version__ as __version__
 
 __all__ = ["compare", "few_shot", "finetune_attention", "load", "load_task", "zero_shot"]

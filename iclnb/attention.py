@@ -7,11 +7,10 @@ Every function has a plain form that defines what it computes; softmax statistic
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.ema import check_momentum, exponential_sum
-from iclnb.ema import ema as ema  # the momentum term belongs to the attentions that are found here
+from iclnb.ema import ema as ema  # momentum belongs to the attentions that are found here
+from iclnb.ema import momentum_attention as momentum_attention
 from iclnb.kernels import find_kernel
 from iclnb.precision import widen
 
@@ -171,30 +170,3 @@ def prefix_attention(
     lam = (mass_prefix - mass_own).sigmoid()  # (B, H, T) = mass on prefix / whole mass
     mixed = torch.lerp(over_own, over_prefix, lam.unsqueeze(-1))  # (B, H, T, D) = lam * prefix + (1 - lam) * own
     return mixed.to(v.dtype), lam
-
-
-def momentum_attention(
-    q: Tensor, k: Tensor, v: Tensor, eta: float | Tensor, causal: bool = True, scale: float | None = None
-) -> Tensor:
-    """Momentum attention, softmax attention plus an exponential sum of the earlier values.
-
-    It equals `softmax_attention(q, k, v) + ema(v, eta)`, but for (B, H, T, D) never holds the (T, T) scores.
-
-    Args:
-        q, k, v: (..., T, D).
-        eta: momentum, in [0, 1): a number, or one for each head, as in ema.
-        causal: position t sees positions j <= t only; momentum is defined for this alone.
-        scale: factor on the inner products; None is 1 / sqrt(D).
-
-    Returns:
-        (..., T, D) in the dtype of v.
-
-    Raises:
-        ValueError: eta as in ema, or causal is False.
-
-    Source: Dai et al. 2023, section 5: MoAttn(V, K, q_t) = Attn(V, K, q_t) + sum_{i<t} eta^(t-i) v_i.
-    """
-    if not causal:
-        raise ValueError("causal is False; momentum sums over earlier values, so momentum attention is causal only")
-    eta = check_momentum(eta, v)  # () or (H,)
-    return exponential_sum(v, eta, onto=F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))

@@ -1,4 +1,4 @@
-"""The momentum term of momentum attention: out_t = sum_{i<t} eta^(t-i) v_i, in four forms that agree.
+"""Momentum attention, and its momentum term: out_t = sum_{i<t} eta^(t-i) v_i, in four forms that agree.
 
 The loop defines it. The Toeplitz matrix shows it as attention whose weights depend on the distance alone, at O(T^2).
 Chunks of C positions cost O(T C): the matrix of one chunk, and one vector carried from each chunk to the next. The
@@ -8,6 +8,7 @@ Source: Dai et al. 2023, section 5.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iclnb.precision import widen
@@ -45,6 +46,33 @@ def ema(v: Tensor, eta: float | Tensor, method: str = "auto", state: Tensor | No
         return ema_kernel.scan(v, eta, state)
     form = {"loop": loop, "toeplitz": toeplitz, "chunked": chunked}[method]
     return form(widen(v), eta, state).to(v.dtype)
+
+
+def momentum_attention(
+    q: Tensor, k: Tensor, v: Tensor, eta: float | Tensor, causal: bool = True, scale: float | None = None
+) -> Tensor:
+    """Momentum attention, softmax attention plus an exponential sum of the earlier values.
+
+    It equals `softmax_attention(q, k, v) + ema(v, eta)`, but for (B, H, T, D) never holds the (T, T) scores.
+
+    Args:
+        q, k, v: (..., T, D).
+        eta: momentum, in [0, 1): a number, or one for each head, as in ema.
+        causal: position t sees positions j <= t only; momentum is defined for this alone.
+        scale: factor on the inner products; None is 1 / sqrt(D).
+
+    Returns:
+        (..., T, D) in the dtype of v.
+
+    Raises:
+        ValueError: eta as in ema, or causal is False.
+
+    Source: Dai et al. 2023, section 5: MoAttn(V, K, q_t) = Attn(V, K, q_t) + sum_{i<t} eta^(t-i) v_i.
+    """
+    if not causal:
+        raise ValueError("causal is False; momentum sums over earlier values, so momentum attention is causal only")
+    eta = check_momentum(eta, v)  # () or (H,)
+    return exponential_sum(v, eta, onto=F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale))
 
 
 def ema_state(v: Tensor, eta: float | Tensor, state: Tensor | None = None) -> Tensor:
@@ -85,10 +113,12 @@ def exponential_sum(v: Tensor, eta: Tensor, state: Tensor | None = None, onto: T
 def check_momentum(eta: float | Tensor, v: Tensor) -> Tensor:
     """eta as a float64 tensor, () or (H,), on the device of v; its high powers need the digits.
 
+    It is checked where it lies: for a number, or a tensor on the CPU, no GPU is waited for.
+
     Raises:
         ValueError: it is outside [0, 1), not a number, or not one number and not one for each head of v (..., H, T, D).
     """
-    rate = torch.as_tensor(eta, dtype=torch.float64, device=v.device)
+    rate = eta.double() if isinstance(eta, Tensor) else torch.tensor(eta, dtype=torch.float64, device="cpu")
     heads = v.shape[-3] if v.ndim > 2 else 1
     if rate.ndim > 1 or (rate.ndim == 1 and len(rate) != heads):
         raise ValueError(
@@ -96,7 +126,7 @@ def check_momentum(eta: float | Tensor, v: Tensor) -> Tensor:
         )
     if not ((rate >= 0) & (rate < 1)).all():
         raise ValueError(f"eta is {rate.tolist()}; momentum needs numbers in [0, 1)")
-    return rate
+    return rate.to(v.device, non_blocking=True)
 
 
 def loop(v: Tensor, eta: Tensor, state: Tensor | None) -> Tensor:
@@ -104,7 +134,7 @@ def loop(v: Tensor, eta: Tensor, state: Tensor | None) -> Tensor:
     rate, out = eta.to(v.dtype)[..., None, None], [first(v, state)]  # () or (H, 1, 1), (..., 1, D)
     for x in v.split(1, dim=-2)[:-1]:  # (..., 1, D): v_{t-1}
         out.append(rate * (out[-1] + x))
-    return torch.cat(out, dim=-2)  # (..., T, D)
+    return torch.cat(out, dim=-2)[..., : v.shape[-2], :]  # (..., T, D), of which there may be none
 
 
 def toeplitz(v: Tensor, eta: Tensor, state: Tensor | None) -> Tensor:
@@ -139,8 +169,8 @@ def chunked(v: Tensor, eta: Tensor, state: Tensor | None, onto: Tensor | None = 
 
 def first(v: Tensor, state: Tensor | None) -> Tensor:
     """The sum at the first position, (..., 1, D), float32 or wider: the state, or zero where there is none."""
-    zero = widen(torch.zeros_like(v[..., 0, :]))  # (..., D)
-    return (zero if state is None else state.to(zero.dtype).expand_as(zero)).unsqueeze(-2)
+    zero = widen(v.new_zeros(*v.shape[:-2], 1, v.shape[-1]))  # (..., 1, D)
+    return zero if state is None else state.to(zero.dtype).unsqueeze(-2).expand_as(zero)
 
 
 def powers(eta: Tensor, T: int) -> Tensor:

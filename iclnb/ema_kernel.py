@@ -30,6 +30,8 @@ def obstacle(v: Tensor) -> str | None:
         return "Triton 3.3 or newer is not installed"
     if v.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"v is {v.dtype}; the kernel takes float32, bfloat16 and float16"
+    if not v.numel():
+        return f"v has shape {tuple(v.shape)}, which holds no number"
     if not v.is_cuda:
         return None if os.environ.get("TRITON_INTERPRET") == "1" else f"v is on {v.device}; the kernel needs a GPU"
     if torch.version.hip or torch.cuda.get_device_capability(v.device) < (8, 0):

@@ -264,7 +264,7 @@ def _score(
         places += [start + i for i in range(len(answer) - 1)]
         start = start + len(tokens)  # (B,)
     places = torch.stack(places, dim=1).to(device)  # (B, A) that an answer token follows, the query's first
-    hidden = model.hidden(ids.to(device), prefix, recorder, positions.to(device), mask, at=places)  # (B, A, C)
+    hidden = model.hidden(ids.to(device), prefix, recorder, positions, mask, at=places)  # (B, A, C)
     logits = model.logits(hidden)  # (B, A, V)
     mass = logits.logsumexp(-1)  # (B, A)
     columns, used = [], 1

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from iclnb.attention import causal_mask, prefix_attention, repeat_heads
 from iclnb.momentum import Momentum, check_choice
+from iclnb.positions import rotary_angles, rotate, sinusoidal_positions
 from iclnb.precision import widen
 from iclnb.recorder import Recorder
 
@@ -83,6 +84,11 @@ class GPTConfig:
         for option, known in (("positions", POSITIONS), ("activation", ACTIVATIONS), ("norm", NORMS)):
             if (value := getattr(self, option)) not in known:
                 raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
+        if self.positions == "rotary" and self.rotary_width % 2:
+            raise ValueError(
+                f"rotary_fraction is {self.rotary_fraction}; it turns {self.rotary_width} of the "
+                f"{self.head_dim} numbers of a head, and they are turned in pairs"
+            )
         check_choice(self.momentum, self.learn_momentum, self.n_head)
 
     @property
@@ -130,45 +136,6 @@ class Prefix:
     def layer(self, i: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys, values and their sum in layer i."""
         return self.keys[i], self.values[i], None if self.sums is None else self.sums[i]
-
-
-def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
-    """fairseq's sinusoidal position vectors: sines in the first half of the width, cosines in the second.
-
-    Args:
-        positions: (..., T) int, 0 for the first token; fairseq's offset of 2 is added here.
-        width: C, even.
-
-    Returns:
-        (..., T, C) float32.
-    """
-    half = width // 2
-    rates = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))  # (C / 2,)
-    angles = (positions + 2).float()[..., None] * rates  # (..., T, C / 2)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (..., T, C)
-
-
-def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines by which rotary positions turn the first `width` entries of each head.
-
-    Returns:
-        Two (..., T, width) float32 tensors, for positions (..., T).
-
-    Source: Su et al. 2021, in the half-split layout of GPT-NeoX.
-    """
-    rates = base ** (-torch.arange(0, width, 2, device=positions.device).float() / width)  # (width / 2,)
-    angles = positions.float()[..., None] * rates  # (..., T, width / 2)
-    angles = torch.cat([angles, angles], dim=-1)  # (..., T, width)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first entries of each head of x (B, H, T, D) by the angles whose cos and sin are (..., T, width)."""
-    width = cos.shape[-1]
-    turned, kept = x[..., :width], x[..., width:]
-    first, second = turned.chunk(2, dim=-1)  # (B, H, T, width / 2) each
-    quarter = torch.cat([-second, first], dim=-1)  # (B, H, T, width): turned by a right angle
-    return torch.cat([(turned * cos + quarter * sin).to(x.dtype), kept], dim=-1)  # (B, H, T, D)
 
 
 class SelfAttention(nn.Module):
@@ -314,7 +281,8 @@ class GPT(nn.Module):
             ids: (B, T) token ids; shorter sequences are padded on the right with any id.
             prefix: keys and values of tokens that come before every sequence.
             recorder: what to keep of the attention layers.
-            positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1.
+            positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1. They are read here, so
+                that on a GPU they make it wait; on the CPU they do not.
             mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
             recompute: for gradients, keep the input of each block alone and compute the rest again on the way back.
             at: (B, A) int, the only places whose output is wanted; without a recorder the last block skips the rest.
@@ -325,10 +293,12 @@ class GPT(nn.Module):
         Raises:
             ValueError: prefix and sequence together are longer than the model has positions.
         """
-        P, limit = (prefix.length if prefix is not None else 0), self.config.n_positions
-        positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions  # (T,) or (B, T)
-        if (length := P + int(positions.max()) + 1) > limit:
+        P, T, limit = (prefix.length if prefix is not None else 0), ids.shape[1], self.config.n_positions
+        if (length := P + (T if positions is None else int(positions.max()) + 1)) > limit:
             raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
+        positions = (
+            torch.arange(T, device=ids.device) if positions is None else positions.to(ids.device)
+        )  # (T,), (B, T)
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             only = at if recorder is None and block is self.blocks[-1] else None
@@ -342,11 +312,14 @@ class GPT(nn.Module):
         return self.final_norm(x)  # (B, T or A, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, (..., V) float32 or wider, of hidden states (..., C); a 16-bit product would round them coarsely."""
-        weight = self.lm_head.weight  # (V, C)
-        if weight.dtype == widen(hidden).dtype:
-            return self.lm_head(hidden)
-        return torch.cat([F.linear(widen(hidden), widen(rows)) for rows in weight.split(VOCABULARY_PIECE)], dim=-1)
+        """Logits, (..., V) float32 or wider, of hidden states (..., C); a 16-bit product would round them coarsely.
+
+        Only torch.autocast, by which a training asks for 16-bit products, makes it one too; the result is then widened.
+        """
+        weight, wide = self.lm_head.weight, widen(hidden)  # (V, C), (..., C)
+        if weight.dtype == wide.dtype:
+            return widen(self.lm_head(wide))
+        return widen(torch.cat([F.linear(wide, widen(rows)) for rows in weight.split(VOCABULARY_PIECE)], dim=-1))
 
     @torch.no_grad()
     def encode_prefix(self, ids: Tensor, before: Prefix | None = None) -> Prefix:

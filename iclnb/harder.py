@@ -22,11 +22,10 @@ from tqdm.auto import tqdm
 
 from iclnb.checkpoints import load
 from iclnb.corpus import Corpus, Phase, Piece, size
-from iclnb.files import write_whole
 from iclnb.gpt import GPT
 from iclnb.labs.induction import attention_patterns
 from iclnb.lexicon import ATTRIBUTES, NONSENSE
-from iclnb.paths import data_folder
+from iclnb.paths import data_folder, write_whole
 from iclnb.pretrain import pretrain
 from iclnb.study import ARMS, STEPS, learned_momentum, rounded
 from iclnb.study import PHASES as FIRST_PHASES

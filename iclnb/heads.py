@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from iclnb.attention import repeat_heads
-from iclnb.gpt import GPT, Prefix, rotary_angles, rotate
+from iclnb.gpt import GPT, Prefix
+from iclnb.positions import rotary_angles, rotate
 from iclnb.recorder import Recorder
 
 

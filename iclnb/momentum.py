@@ -73,7 +73,7 @@ class Momentum(nn.Module):
         Returns:
             (B, H, T, D).
         """
-        eta = self.eta().to(v.device)  # (H,)
+        eta = self.eta().to(v.device, non_blocking=True)  # (H,)
         if mask is None:
             return exponential_sum(v, eta, carried, onto=y)  # (B, H, T, D)
         # Where a sequence forks, tokens are as far apart as their positions say, not as their places in the tensor.
@@ -89,5 +89,5 @@ class Momentum(nn.Module):
 
     def carry(self, v: Tensor, carried: Tensor | None = None) -> Tensor:
         """What the values (B, G, T, D), and those before them, add at the position that follows: (B, H, D)."""
-        eta = self.eta().to(v.device)  # (H,)
+        eta = self.eta().to(v.device, non_blocking=True)  # (H,)
         return ema_state(repeat_heads(v, len(eta)), eta, carried)  # (B, H, D)

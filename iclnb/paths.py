@@ -1,8 +1,9 @@
-"""Where the project's own data lies, and which model the environment asks for."""
+"""Where the project's own data lies, which model the environment asks for, and how a file is written."""
 
 import os
 from pathlib import Path
 
+__version__ = "0.1.0"  # of this package; every stored result carries it
 EMBEDDED = "pocket-gpt"
 
 
@@ -19,3 +20,25 @@ def data_folder() -> Path:
 def chosen_model() -> str:
     """The model that the environment variable ICLNB_MODEL names; pocket-gpt where it is not set."""
     return os.environ.get("ICLNB_MODEL") or EMBEDDED
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replace a file's content in one move, so that a failure or a kill leaves the earlier file whole.
+
+    Args:
+        file: its folder is made if missing.
+        content: all of the new content.
+
+    Raises:
+        OSError: it cannot be written; the earlier file is untouched.
+    """
+    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)

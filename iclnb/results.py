@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from iclnb.files import write_whole
 from iclnb.gpt import GPT
+from iclnb.paths import __version__, write_whole
 from iclnb.tasks import Task
-from iclnb.version import __version__
 
 
 class Results:

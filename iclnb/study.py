@@ -18,9 +18,8 @@ from tqdm.auto import tqdm
 
 from iclnb.corpus import CURRICULUM, Corpus, size
 from iclnb.evaluate import few_shot
-from iclnb.files import write_whole
 from iclnb.gpt import GPT
-from iclnb.paths import data_folder
+from iclnb.paths import data_folder, write_whole
 from iclnb.perplexity import loss_by_position, perplexity
 from iclnb.pretrain import Measurement, make_config, with_arbitrary_answers
 from iclnb.tasks import TASKS, load_task

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.files import write_whole
 from iclnb.muon import Muon
+from iclnb.paths import write_whole
 from iclnb.precision import has_bf16
 
 if TYPE_CHECKING:

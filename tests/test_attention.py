@@ -1,5 +1,7 @@
 """Attention: every form against torch's own kernels, loops or concatenation."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,6 +165,16 @@ def test_momentum_attention_keeps_memory_in_proportion_to_the_length():
         return sum(sizes)
 
     assert kept(2048) < 2.1 * kept(1024) < 2048**2
+
+
+@pytest.mark.parametrize("eta", [0.9, torch.tensor([0.0, 0.5])])
+def test_momentum_attention_checks_its_momentum_without_the_device_of_its_values(eta, monkeypatch):
+    """A GPU would be waited for; from the meta device, which stands for it, nothing can be read at all."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which meta does not know
+    v = torch.empty(1, 2, 40, 8, device="meta")
+    assert momentum_attention(v, v, v, eta).shape == v.shape
+    with pytest.raises(ValueError, match="momentum needs numbers in"):
+        momentum_attention(v, v, v, eta + 1)
 
 
 def test_momentum_attention_is_refused_where_it_is_not_defined():

@@ -26,6 +26,13 @@ def test_every_form_equals_the_double_sum(method, eta):
     torch.testing.assert_close(ema(v, eta, method), expected, **DOUBLE)
 
 
+@pytest.mark.parametrize("method", FORMS)
+def test_no_values_have_no_sums_and_pass_a_state_on(method):
+    v, state, eta = randn(2, 3, 0, 4), randn(1, 3, 4), torch.tensor([0.0, 0.5, 0.9])
+    assert ema(v, eta, method).shape == ema(v, eta, method, state).shape == (2, 3, 0, 4)
+    torch.testing.assert_close(ema_state(v, eta, state), state.expand(2, 3, 4), **DOUBLE)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     B=st.integers(1, 2),

@@ -1,12 +1,16 @@
 """The GPT against transformers' models, and against itself with a prefix."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from toys import hf_model, save_checkpoint
 from transformers import AutoModelForCausalLM
+from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
 
 from iclnb.checkpoints import load, load_model
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.positions import rotary_angles, sinusoidal_positions
 from iclnb.recorder import Recorder
 
 CPU = torch.device("cpu")
@@ -72,6 +76,44 @@ def test_logits_of_16_bit_models_are_not_rounded(dtype):
     assert expected.abs().max() > torch.finfo(torch.float16).max
     assert logits.dtype == torch.float32 and logits.isfinite().all()
     assert (logits.double() - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_wide_where_a_training_asks_for_16_bit_products(dtype):
+    model = GPT(GPTConfig(vocab_size=50, n_layer=1, n_head=2, n_embd=16)).initialise(0).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.randint(0, 50, (2, 5))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [{}, {"positions": "learned"}, {"positions": "rotary", "momentum": 0.5}])
+def test_a_forward_pass_reads_nothing_back_from_its_device(kind, monkeypatch):
+    """A GPU would be waited for; from the meta device, which stands for it, nothing can be read at all."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which meta does not know
+    model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, n_positions=8, **kind)).to("meta")
+    ids, places = torch.zeros(2, 5, dtype=torch.long, device="meta"), torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 5, 6]])
+    assert model(ids).shape == model(ids, positions=places).shape == (2, 5, 50)
+    with pytest.raises(ValueError, match="9 tokens does not fit the model's 8 positions"):
+        model(ids, positions=places + 2)
+
+
+@pytest.mark.parametrize("width", [4, 6, 7, 48])
+def test_sinusoidal_positions_equal_transformers(width):
+    expected = XGLMSinusoidalPositionalEmbedding.get_embedding(12, width)[2:]  # fairseq's offset
+    torch.testing.assert_close(sinusoidal_positions(torch.arange(10), width), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_the_narrowest_sinusoidal_positions_have_one_rate(width):
+    angles = torch.arange(2.0, 12.0)
+    expected = torch.stack([angles.sin(), angles.cos(), torch.zeros(10)], dim=-1)[:, :width]
+    torch.testing.assert_close(sinusoidal_positions(torch.arange(10), width), expected)
+
+
+def test_rotary_positions_turn_pairs():
+    with pytest.raises(ValueError, match="width is 3; rotary positions turn pairs"):
+        rotary_angles(torch.arange(5), 3, 10000.0)
+    with pytest.raises(ValueError, match="rotary_fraction is 0.25; it turns 3 of the 12 numbers of a head"):
+        GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=24, positions="rotary", rotary_fraction=0.25)
 
 
 def test_computing_blocks_again_changes_neither_loss_nor_gradients():

@@ -13,8 +13,8 @@ import torch
 from toys import toy_task
 
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.paths import __version__
 from iclnb.results import Results, fingerprint
-from iclnb.version import __version__
 
 CONFIG = {"task": "sst2", "seed": 1, "lr": 0.1, "limit": None}
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.files import write_whole
+from iclnb.paths import write_whole
 
 # What is stored in data/labs/b: deeper stacks, whose training takes minutes.
 RECIPES = (

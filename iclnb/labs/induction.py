@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.attention import causal_mask
-from iclnb.files import write_whole
-from iclnb.gpt import GPTConfig, SelfAttention, rotary_angles
+from iclnb.gpt import GPTConfig, SelfAttention
+from iclnb.paths import write_whole
+from iclnb.positions import rotary_angles
 from iclnb.recorder import Recorder
 from iclnb.training import write_record
 

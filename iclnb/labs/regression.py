@@ -17,8 +17,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.files import write_whole
-from iclnb.gpt import Block, GPTConfig, rotary_angles
+from iclnb.gpt import Block, GPTConfig
+from iclnb.paths import write_whole
+from iclnb.positions import rotary_angles
 from iclnb.training import (
     Schedule,
     keep,
