@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from iclnb.configs import MOMENTUM, layout_for, read_config, write_config
 from iclnb.gpt import GPT
-from iclnb.layouts import Layout
+from iclnb.layouts import MOMENTUM, Layout, layout_for, read_config, write_config
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
 from iclnb.precision import has_bf16
 
