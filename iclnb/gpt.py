@@ -148,9 +148,8 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(C, C, bias)
         self.k_proj = nn.Linear(C, config.key_heads * D, bias)
         self.v_proj = nn.Linear(C, config.key_heads * D, bias)
-        self.momentum = (
-            None if config.momentum is None else Momentum(config.momentum, config.learn_momentum, config.n_head)
-        )
+        plain = config.momentum is None
+        self.momentum = None if plain else Momentum(config.momentum, config.learn_momentum, config.n_head)
         self.out_proj = nn.Linear(C, C, config.bias)
 
     def forward(
@@ -281,8 +280,8 @@ class GPT(nn.Module):
             ids: (B, T) token ids; shorter sequences are padded on the right with any id.
             prefix: keys and values of tokens that come before every sequence.
             recorder: what to keep of the attention layers.
-            positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1. They are read here, so
-                that on a GPU they make it wait; on the CPU they do not.
+            positions: (B, T) int, the place of each token after the prefix, best on the CPU, since they are read here
+                and a GPU would be waited for; None is 0 .. T - 1.
             mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
             recompute: for gradients, keep the input of each block alone and compute the rest again on the way back.
             at: (B, A) int, the only places whose output is wanted; without a recorder the last block skips the rest.
@@ -293,20 +292,16 @@ class GPT(nn.Module):
         Raises:
             ValueError: prefix and sequence together are longer than the model has positions.
         """
-        P, T, limit = (prefix.length if prefix is not None else 0), ids.shape[1], self.config.n_positions
-        if (length := P + (T if positions is None else int(positions.max()) + 1)) > limit:
+        P, T, device = (prefix.length if prefix is not None else 0), ids.shape[1], ids.device
+        length, limit = P + (T if positions is None else int(positions.max()) + 1), self.config.n_positions
+        if length > limit:
             raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
-        positions = (
-            torch.arange(T, device=ids.device) if positions is None else positions.to(ids.device)
-        )  # (T,), (B, T)
+        positions = torch.arange(T, device=device) if positions is None else positions.to(device)  # (T,) or (B, T)
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             only = at if recorder is None and block is self.blocks[-1] else None
             how = (rotary, None if prefix is None else prefix.layer(layer), mask, recorder, positions, only)
-            if recompute:
-                x = checkpoint(block, x, *how, use_reentrant=False)  # (B, T, C)
-            else:
-                x = block(x, *how)  # (B, T, C)
+            x = checkpoint(block, x, *how, use_reentrant=False) if recompute else block(x, *how)  # (B, T, C)
         if at is not None and recorder is not None:
             x = x.take_along_dim(at.unsqueeze(-1), dim=1)  # (B, A, C)
         return self.final_norm(x)  # (B, T or A, C)

@@ -89,5 +89,5 @@ class Momentum(nn.Module):
 
     def carry(self, v: Tensor, carried: Tensor | None = None) -> Tensor:
         """What the values (B, G, T, D), and those before them, add at the position that follows: (B, H, D)."""
-        eta = self.eta().to(v.device, non_blocking=True)  # (H,)
+        eta = self.eta()  # (H,)
         return ema_state(repeat_heads(v, len(eta)), eta, carried)  # (B, H, D)

@@ -43,10 +43,9 @@ class Recorder:
             output: the attention block's output, (B, T, C).
             prefix_k: keys of the prefix, (1, G, P, D), or None.
         """
-        if "output" in self.layers:
-            self._keep("output", self._select(output))  # (B, C)
-        if "query" in self.layers:
-            self._keep("query", self._select(query))  # (B, H, D)
+        for name, x in (("output", output), ("query", query)):
+            if name in self.layers:
+                self._keep(name, self._select(x))  # (B, C) or (B, H, D)
         if "scores" in self.layers:
             q_at = self._select(q)  # (B, H, 1 or T, D)
             B, H, *_ = q_at.shape
@@ -55,10 +54,9 @@ class Recorder:
                 over_prefix = unfold(attention_scores(fold(q_at, k.shape[1]), prefix_k), B, H)  # (B, H, 1 or T, P)
                 scores = torch.cat([over_prefix, scores], dim=-1)  # (B, H, 1 or T, P + T)
             self._keep("scores", scores)
-        if "key" in self.layers:
-            self.layers["key"].append(k)
-        if "value" in self.layers:
-            self.layers["value"].append(v)
+        for name, x in (("key", k), ("value", v)):
+            if name in self.layers:
+                self.layers[name].append(x)  # (B, G, T, D)
 
     def _select(self, x: Tensor) -> Tensor:
         """x (B, ..., T, last) at the recorded position: (B, ..., 1, last), or all of x."""

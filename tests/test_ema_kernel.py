@@ -48,6 +48,13 @@ def test_the_kernel_equals_its_twin(T, D, eta, dtype):
     compare([found, added], expected, dtype)
 
 
+def test_the_kernel_leaves_what_is_empty_to_its_twin():
+    v = randn(2, 2, 0, 3, dtype=torch.float32)
+    assert ema(v, 0.5).shape == v.shape
+    with pytest.raises(ValueError, match=r"method is 'kernel', but v has shape \(2, 2, 0, 3\), which holds no number"):
+        ema(v, 0.5, "kernel")
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("eta", [[0.3], [0.0, 0.99]], ids=str)
 def test_gradients_are_those_of_the_loop(eta, dtype):

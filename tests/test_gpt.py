@@ -92,6 +92,7 @@ def test_a_forward_pass_reads_nothing_back_from_its_device(kind, monkeypatch):
     model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, n_positions=8, **kind)).to("meta")
     ids, places = torch.zeros(2, 5, dtype=torch.long, device="meta"), torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 5, 6]])
     assert model(ids).shape == model(ids, positions=places).shape == (2, 5, 50)
+    assert model(ids[:, :2], model.encode_prefix(ids[:1])).shape == (2, 2, 50)
     with pytest.raises(ValueError, match="9 tokens does not fit the model's 8 positions"):
         model(ids, positions=places + 2)
 
