@@ -18,7 +18,7 @@ FAIRSEQ_VOCABULARY = 50261  # GPT-2's 50257 entries, then <s>, <pad>, </s>, <unk
 MOMENTUM = "_momentum"  # ends the model_type of a model with momentum attention, so that others do not load it as plain
 SPELLED_OUT = {"mlp_width": "d_ff", "key_heads": "n_kv_head"}  # a property that is written -> the field it is read into
 ROPE = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}  # newer files -> what GPT-NeoX wrote
-PACKED = ("attn.q_proj", "attn.k_proj", "attn.v_proj")  # where one tensor of the file holds all three, in this order
+PACKED = ("attn.q_proj", "attn.k_proj", "attn.v_proj")  # one tensor of some files holds all three, in this order
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,7 @@ GPT2 = Layout(
         "final_norm": "ln_f",
         "lm_head": "lm_head",
         "attn_norm": "ln_1",
-        "attn.q_proj": "attn.c_attn",
-        "attn.k_proj": "attn.c_attn",
-        "attn.v_proj": "attn.c_attn",
+        **dict.fromkeys(PACKED, "attn.c_attn"),
         "attn.out_proj": "attn.c_proj",
         "mlp_norm": "ln_2",
         "mlp.up_proj": "mlp.c_fc",
@@ -213,9 +211,7 @@ NEOX = Layout(
         "final_norm": "final_layer_norm",
         "lm_head": "embed_out",
         "attn_norm": "input_layernorm",
-        "attn.q_proj": "attention.query_key_value",
-        "attn.k_proj": "attention.query_key_value",
-        "attn.v_proj": "attention.query_key_value",
+        **dict.fromkeys(PACKED, "attention.query_key_value"),
         "attn.out_proj": "attention.dense",
         "mlp_norm": "post_attention_layernorm",
         "mlp.up_proj": "mlp.dense_h_to_4h",
