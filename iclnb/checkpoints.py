@@ -124,7 +124,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise CheckpointError(f"{folder} holds no config.json")
+        raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
     try:
         raw = json.loads(config_file.read_text())
     except json.JSONDecodeError as error:
@@ -227,8 +227,9 @@ def load_tokenizer(folder: Path) -> Any:
 def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint in the Hub's layout, which transformers loads too.
 
-    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. Each file is written beside its place
-    and then moved there, so that an interrupted save leaves the earlier file whole.
+    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. All files are written beside their
+    places; then the earlier config.json is taken away, the files are moved, and the new config.json comes last. So a
+    save that is cut short leaves the earlier checkpoint, or a folder without config.json, which nobody loads.
 
     Args:
         model, tokenizer: what to save; tokenizer may be None.
@@ -253,10 +254,11 @@ def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         **write_config(layout, config),
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
     }
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
     with tempfile.TemporaryDirectory(dir=folder) as beside:
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
         save_file(tensors, Path(beside) / "model.safetensors", metadata={"format": "pt"})
         (Path(beside) / "config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            os.replace(Path(beside) / name, folder / name)
+        (folder / "config.json").unlink(missing_ok=True)
+        for file in sorted(Path(beside).iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, folder / file.name)

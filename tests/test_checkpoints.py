@@ -112,6 +112,39 @@ def test_an_interrupted_save_leaves_the_earlier_checkpoint(checkpoint, monkeypat
     assert not [path for path in checkpoint.iterdir() if path.is_dir()]
 
 
+def test_a_save_that_is_killed_leaves_a_whole_checkpoint_or_one_that_is_refused(tmp_path, monkeypatch):
+    config = GPTConfig(40, n_layer=1, n_head=2, n_embd=16, positions="rotary")
+    models = [GPT(config).initialise(0), GPT(replace(config, rotary_base=100.0)).initialise(1)]
+    outcomes, move = [], os.replace
+    for after in range(3):
+        save(models[0], None, tmp_path)
+        moves = iter(range(10))
+
+        def kill(*arguments, moves=moves, after=after):
+            if next(moves) == after:
+                raise KeyboardInterrupt
+            move(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(iclnb.checkpoints.os, "replace", kill)
+            try:
+                save(models[1], None, tmp_path)
+                outcomes.append("saved")
+            except KeyboardInterrupt:
+                outcomes.append("killed")
+        try:
+            loaded = iclnb.checkpoints.load_model(tmp_path, torch.device("cpu"), torch.float32)
+        except CheckpointError as error:
+            assert "holds no config.json (a save that is cut short leaves a folder so)" in str(error)
+            continue
+        assert any(
+            loaded.config.rotary_base == model.config.rotary_base
+            and all(map(torch.equal, loaded.parameters(), model.parameters()))
+            for model in models
+        )
+    assert outcomes == ["killed", "killed", "saved"]
+
+
 def edit_config(folder, **entries):
     config = json.loads((folder / "config.json").read_text()) | entries
     (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
