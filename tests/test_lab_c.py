@@ -7,7 +7,7 @@ import torch
 from iclnb.gpt import Block
 from iclnb.labs import algorithms
 from iclnb.labs.algorithms import Registers, aff, div, mov, mul, write_prompt
-from iclnb.labs.probe import explained, linear_probe
+from iclnb.labs.predictors import explained, linear_probe
 
 ATOL = 1e-7  # what mul's parabola leaves after the longest composition
 

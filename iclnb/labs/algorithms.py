@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iclnb.gpt import Block, GPTConfig
+from iclnb.labs import at_least
 
 SHARP = 1e3  # a logit that all others lose against: exp(-SHARP) is 0 in float64
 SMALL = 1e-5  # what mul scales its inputs to, where GELU is a parabola: the error is about SMALL^2 + 1e-16 / SMALL
@@ -206,13 +207,6 @@ def div(registers: Registers, a: str, by: str, out: str) -> nn.Sequential:
 # ------------------------------------------------------------------------------------------------------- compositions
 
 
-def refuse_empty(N: int, d: int) -> None:
-    """Raises ValueError where there are no pairs, N < 1, or no dimensions, d < 1."""
-    for name, value in {"N": N, "d": d}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; an algorithm on pairs needs at least 1")
-
-
 def write_prompt(registers: Registers, **values: Tensor) -> Tensor:
     """The stream (B, T, C) before the first block.
 
@@ -253,7 +247,7 @@ def gradient_step(N: int, d: int, lr: float, width: int) -> tuple[Registers, nn.
     Raises:
         ValueError: N or d below 1, or a width that is too small.
     """
-    refuse_empty(N, d)
+    at_least(1, N=N, d=d)
     registers = Registers(width, 2 * N + 2, x=d, y=1, w=d, p=1, e=1, g=d)
     labels, query = range(2, 2 * N + 1, 2), 2 * N + 1
     blocks = [
@@ -284,7 +278,7 @@ def ridge_by_updates(N: int, d: int, lam: float, width: int) -> tuple[Registers,
     Raises:
         ValueError: N or d below 1, lam not above 0, or a width that is too small.
     """
-    refuse_empty(N, d)
+    at_least(1, N=N, d=d)
     if not lam > 0:
         raise ValueError(f"lam is {lam}; A starts at I / lam, which needs lam above 0")
     sizes = {"x": d, "y": 1, "A": d * d, "c": d, "u": d, "s": 1, "v": d, "uv": d * d, "yx": d, "w": d, "p": 1}

@@ -6,7 +6,6 @@ the question, (x, 0). The loss of one task is L(w) = 1/2 sum_i (w . x_i - y_i)^2
 Source: von Oswald et al. 2023, Transformers Learn In-Context by Gradient Descent.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from iclnb.labs import at_least
 from iclnb.paths import write_whole
 
 # What is stored in data/labs/b: deeper stacks, whose training takes minutes.
@@ -59,9 +59,7 @@ def sample_tasks(
 
     Source: von Oswald et al. 2023, section 3.
     """
-    for name, value in (("B", B), ("N", N), ("d", d)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    at_least(1, B=B, N=N, d=d)
     if not 0 < spread < math.inf:
         raise ValueError(f"spread is {spread}; it must be a positive number")
     w = torch.randn(B, d, 1, generator=generator, dtype=dtype)  # (B, d, 1)
@@ -194,8 +192,7 @@ def train(
     Raises:
         ValueError: K or steps is smaller than 1, or as in sample_tasks.
     """
-    if K < 1 or steps < 1:
-        raise ValueError(f"K is {K} and steps is {steps}; both must be at least 1")
+    at_least(1, K=K, steps=steps)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -280,8 +277,7 @@ def tune(eigenvalues: Tensor, K: int, curvature: bool) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: K is smaller than 1.
     """
-    if K < 1:
-        raise ValueError(f"K is {K}; it must be at least 1")
+    at_least(1, K=K)
     rates, gammas = eigenvalues.new_tensor([0.5]), eigenvalues.new_zeros(1)  # (1,), (1,)
     for layers in range(1, K + 1):
         if layers > 1:  # start from the best of one layer less
@@ -324,18 +320,3 @@ def load_layers(file: Path) -> tuple[nn.Sequential, dict[str, float]]:
     layers = nn.Sequential(*[LinearSelfAttention(recipe["d"] + 1) for _ in range(recipe["K"])]).float()
     layers.load_state_dict(weights)
     return layers, recipe
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and store what lab b loads: `python -m iclnb.labs.constructed_descent --out data/labs/b`."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for layers-2.safetensors and so on")
-    folder = parser.parse_args(arguments).out
-    for recipe in RECIPES:
-        layers, losses = train(**recipe, progress=True)
-        save_layers(layers, recipe, folder / f"layers-{recipe['K']}.safetensors")
-        print(f"{recipe}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f} over the last steps", flush=True)
-
-
-if __name__ == "__main__":
-    main()

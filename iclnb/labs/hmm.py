@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from iclnb.labs import at_least
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -143,9 +145,7 @@ def sample(mixture: Mixture, B: int, T: int, generator: torch.Generator) -> tupl
     Raises:
         ValueError: B or T below 1.
     """
-    for name, value in (("B", B), ("T", T)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    at_least(1, B=B, T=T)
     concept = choose(mixture.prior.expand(B, -1), generator)  # (B,)
     states = [choose(mixture.start[concept], generator)]  # (B,) each
     for _ in range(T - 1):
