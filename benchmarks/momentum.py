@@ -5,7 +5,7 @@ built on, in the layout that a model has in memory, with one momentum a head, fi
 each round gives one ratio. Forms: the sum alone in the package's forms; a plain scan is the loop over positions. The
 yardstick is a copy of the values, which moves as much memory as one pass must. Memory: each line is a process of its
 own, and says by how much its peak rises above what the inputs take. Training: a whole step of a model of pocket-gpt's
-shape, as iclnb.study takes it.
+shape, as the recipe in data/momentum takes it.
 
     python benchmarks/momentum.py --threads 2
 """
@@ -30,7 +30,6 @@ from iclnb.ema import chunked, exponential_sum, loop, toeplitz
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.precision import widen
 from iclnb.pretrain import POCKET
-from iclnb.study import ARMS
 from iclnb.training import Schedule, make_optimizers, training_step
 
 LENGTHS = (512, 1024, 2048, 4096)
@@ -118,10 +117,14 @@ def training(options: argparse.Namespace) -> dict:
     )  # (B, T)
     batch = tuple(x.to(options.device) for x in (ids, ids, torch.ones(ids.shape)))
     works = {}
-    for way, arm in {"plain": "plain", "fixed": "eta-0.5", "learned": "learned"}.items():
-        model = GPT(GPTConfig(1024, **POCKET, **ARMS[arm])).initialise(0).to(options.device)
+    for way, momentum in {"plain": None, "fixed": 0.5, "learned": 0.5}.items():
+        model = (
+            GPT(GPTConfig(1024, **POCKET, momentum=momentum, learn_momentum=way == "learned"))
+            .initialise(0)
+            .to(options.device)
+        )
         optimizers = make_optimizers(model, Schedule(1))
-        works[way] = lambda model=model, optimizers=optimizers: training_step(model, optimizers, *batch)
+        works[way] = lambda model=model, optimizers=optimizers: training_step(model, optimizers, batch)
     times = take_turns(works, options)
     row = {"B": len(ids), "T": ids.shape[1], "plain, ms": 1e3 * statistics.median(times["plain"])}
     return row | ratios(times)

@@ -16,12 +16,11 @@ from iclnb.evaluate import POSITIONS
 from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
 from iclnb.paths import chosen_model
 from iclnb.perplexity import Perplexity
-from iclnb.pretrain import ROWS, SHAPES, pretrain, pretrain_text, text_tokens_in, tokens_in
+from iclnb.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
 from iclnb.results import Results, fingerprint
-from iclnb.stream import TextStream, hub_tokenizer
 from iclnb.tasks import TASKS, load_task
-from iclnb.text import TextFile
-from iclnb.training import find_accelerator, place
+from iclnb.text import TextFile, TextStream, hub_tokenizer
+from iclnb.training import Data, find_accelerator, place
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -155,29 +154,28 @@ def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace
     device = resolve_device(options.device) if accelerator is None else accelerator.device
     rank, processes = place(accelerator)
     shape = SHAPES[options.shape] | options.momentum
-    how = {"device": device, "progress": not options.quiet}
     if options.minutes is not None and processes > 1:
         raise ValueError(f"minutes is {options.minutes:g}, but {processes} processes need --tokens, the same for all")
-    if options.text is None and options.dataset is None:
-        tokens = options.tokens if options.minutes is None else tokens_in(options.minutes, device, **shape)
-        pretrain(options.out, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape)
-        return
-    batch, context = options.batch or ROWS[options.shape][0], options.context or ROWS[options.shape][1]
-    if options.text is not None:
-        data = TextFile(options.text, context, batch, options.seed)
-    else:
-        tokenizer = hub_tokenizer(options.tokenizer)
-        where = {"split": options.split, "field": options.field, "rank": rank, "processes": processes}
-        data = TextStream(options.dataset, tokenizer, context, batch, **where)
+    data = training_data(options, rank, processes)
     if options.minutes is not None:
-        tokens = text_tokens_in(options.minutes, data, device, **shape)
-    else:
-        tokens = options.tokens or len(data.ids)
-    _, found = pretrain_text(
-        options.out, data, tokens, options.seed, options.resume, accelerator=accelerator, **how, **shape
-    )
+        data.steps = steps_in(options.minutes, data, device, **shape)
+    elif options.tokens is not None:
+        data.steps = steps_of(options.tokens, data)
+    how = {"device": device, "progress": not options.quiet, "accelerator": accelerator}
+    _, found = pretrain(options.out, data, options.seed, options.resume, **how, **shape)
     if found:
         print(render_perplexity(found))
+
+
+def training_data(options: argparse.Namespace, rank: int, processes: int) -> Data:
+    """What to train on: a text file, a dataset of the Hub or, without either, the synthetic language."""
+    batch, context = options.batch or ROWS[options.shape][0], options.context or ROWS[options.shape][1]
+    if options.text is not None:
+        return TextFile(options.text, context, batch, options.seed)
+    if options.dataset is not None:
+        where = {"split": options.split, "field": options.field, "rank": rank, "processes": processes}
+        return TextStream(options.dataset, hub_tokenizer(options.tokenizer), context, batch, **where)
+    return Language(options.seed)
 
 
 def check_pretraining(options: argparse.Namespace) -> None:

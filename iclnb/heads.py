@@ -4,12 +4,13 @@ Letters: L layers, H heads, D head width, C width, P prefix tokens (`<s>` and de
 `<s>` stands before the query with and without demonstrations, so it counts among the query's own tokens here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from iclnb.attention import repeat_heads
+from iclnb.attention import causal_mask, repeat_heads
 from iclnb.gpt import GPT, Prefix
 from iclnb.positions import rotary_angles, rotate
 from iclnb.recorder import Recorder
@@ -98,3 +99,77 @@ def project(model: GPT, inputs: Sequence[Tensor], name: str) -> Tensor:
     x = torch.stack(X).unflatten(-1, (-1, model.config.head_dim)).transpose(1, 2)  # (L, H or fewer, S, D)
     x = repeat_heads(x, model.config.n_head)  # (L, H, S, D): grouped heads share their keys and values
     return (x if name == "v" else turn(model, x, torch.arange(x.shape[2]))).double()
+
+
+def learned_momentum(model: GPT) -> list[list[float]]:
+    """The learned eta of each layer and head, (L, H) as lists; empty where none is learned."""
+    return [block.attn.momentum.eta().tolist() for block in model.blocks if model.config.learn_momentum]
+
+
+@torch.no_grad()
+def attention_patterns(model: nn.Module, ids: Tensor) -> Tensor:
+    """The attention weights of every head, (L, B, H, T, T) float32 or wider, of ids (B, T)."""
+    recorder, T = Recorder("scores"), ids.shape[1]
+    model(ids, recorder=recorder)
+    scores = torch.stack(recorder.layers["scores"])  # (L, B, H, T, T)
+    return scores.masked_fill(~causal_mask(T, ids.device), -torch.inf).softmax(-1)  # (L, B, H, T, T)
+
+
+@torch.no_grad()
+def spread(model: GPT, ids: Tensor) -> dict[str, Tensor]:
+    """How widely each head's softmax weights spread, and how far back they look; momentum is not part of them.
+
+    Args:
+        model: plain or with momentum.
+        ids: (B, T).
+
+    Returns:
+        "entropy" of the weights in nats and mean "distance" t - i to the attended position in tokens, means over
+        sequences and positions, (L, H) float32 each.
+    """
+    A = attention_patterns(model, ids)  # (L, B, H, T, T)
+    t = torch.arange(ids.shape[1], device=A.device)  # (T,)
+    entropy = torch.special.entr(A).sum(-1)  # (L, B, H, T)
+    distance = (A * (t[:, None] - t)).sum(-1)  # (L, B, H, T)
+    return {"entropy": entropy.mean((1, 3)).cpu(), "distance": distance.mean((1, 3)).cpu()}
+
+
+@contextmanager
+def ablated(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterator[nn.Module]:
+    """The model with the outputs of some heads set to zero, inside a `with` block.
+
+    Args:
+        model: a GPT or AttentionOnly; its weights are not touched.
+        heads: pairs (layer, head), counted from 0.
+
+    Raises:
+        ValueError: a head that the model does not have.
+    """
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        if not (0 <= layer < len(model.blocks) and 0 <= head < model.config.n_head):
+            raise ValueError(
+                f"there is no head {head} in layer {layer}; the model has layers 0 to {len(model.blocks) - 1} "
+                f"and heads 0 to {model.config.n_head - 1}"
+            )
+        by_layer.setdefault(layer, []).append(head)
+    handles = [
+        model.blocks[layer].attn.out_proj.register_forward_pre_hook(_silence(which, model.config.head_dim))
+        for layer, which in by_layer.items()
+    ]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _silence(heads: list[int], D: int):
+    """A hook that sets these heads' D columns of what enters the output projection to zero."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        y = inputs[0].clone()  # (B, T, C), the heads side by side
+        y.unflatten(-1, (-1, D))[..., heads, :] = 0
+        return (y,)
+
+    return hook

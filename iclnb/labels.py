@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from iclnb.miniatures import ARBITRARY_ANSWERS
 from iclnb.tasks import Example, Task, TaskError
 
 
@@ -58,6 +59,12 @@ def random_labels(task: Task, seed: int) -> Task:
     """The task with the label of every training example drawn anew, each class with the same chance."""
     drawn = np.random.default_rng(seed).integers(len(task.answers), size=len(task.train))  # (train,)
     return _relabelled(task, drawn.tolist())
+
+
+def with_arbitrary_answers(task: Task) -> Task:
+    """The task with label words that mean nothing."""
+    answers = ARBITRARY_ANSWERS[: len(task.spec.answers)]
+    return dataclasses.replace(task, spec=dataclasses.replace(task.spec, answers=answers))
 
 
 def _relabelled(task: Task, labels: Sequence[int]) -> Task:

@@ -106,6 +106,13 @@ def perplexity(model: GPT, ids: Tensor, context: int, stride: int | None = None)
     return Perplexity(context, len(scored), scored.numel(), math.exp(mean), math.exp(low), math.exp(high))
 
 
+def perplexities(model: GPT, ids: Tensor, context: int) -> list[Perplexity]:
+    """Perplexity of the same tokens of a text, ids (M,), read in windows of T / 8, T / 4, T / 2 and T tokens."""
+    contexts = sorted({max(1, context // n) for n in (8, 4, 2, 1)})
+    ids = ids[: (len(ids) - 1) // context * context + 1]  # whole windows at every context that divides T
+    return [perplexity(model, ids, T) for T in contexts]
+
+
 def loss_by_position(model: GPT, ids: Tensor, context: int) -> pd.DataFrame:
     """Mean loss by how many tokens a prediction rests on, in bins that double: 1, 2, 3-4, 5-8, ... tokens.
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from iclnb.gpt import GPT
-from iclnb.paths import __version__, write_whole
+from iclnb.paths import __version__, data_folder, write_whole
 from iclnb.tasks import Task
 
 
@@ -108,3 +108,30 @@ def fingerprint(thing: GPT | Task) -> str:
     else:
         digest.update(json.dumps([thing.spec.template, thing.answers, thing.train, thing.evaluation]).encode())
     return digest.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------- the records of data/momentum
+
+
+def stored(*kinds: str, folder: Path | None = None) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The stored records of trainings with and without momentum, by kind, arm and seed.
+
+    Args:
+        kinds: which of "language", "english" and "harder".
+        folder: of the records; None is the one that comes with iclnb.
+    """
+    folder, records = folder or data_folder() / "momentum", {}
+    for kind in kinds:
+        for file in sorted(folder.glob(f"{kind}[_-]*.json")):
+            separator, name = file.stem[len(kind)], file.stem[len(kind) + 1 :]
+            arm, seed = name.rsplit(separator, 1)
+            records[kind, arm, int(seed)] = json.loads(file.read_text())
+    return records
+
+
+def by_seed(
+    records: dict[tuple[str, str, int], dict[str, Any]], kind: str, arm: str, value: Callable[[dict], float]
+) -> list[float]:
+    """A number of every record of an arm, in the order of the seeds."""
+    seeds = sorted(seed for data, name, seed in records if (data, name) == (kind, arm))
+    return [value(records[kind, arm, seed]) for seed in seeds]

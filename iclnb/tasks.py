@@ -156,7 +156,7 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
 
     Args:
         name: "sst2", "sst5", "mr", "subj", "agnews" or "cb".
-        source: "sample", the miniature tasks of iclnb.world, which pocket-gpt can solve; "hub", the real datasets;
+        source: "sample", the tasks of iclnb.miniatures, which pocket-gpt can solve; "hub", the real datasets;
             a folder with `<task>/<split>.jsonl` files and the Hub's field names; or "auto", which is what the
             environment variable ICLNB_DATA says, else "sample" where the chosen model is pocket-gpt, else "hub".
 
@@ -254,12 +254,12 @@ def _from_hub(spec: TaskSpec) -> dict[str, list[Example]]:
 
 
 def _from_world(name: str) -> Task:
-    from iclnb import world
+    from iclnb import miniatures
 
-    miniature = world.TASKS[name]
+    miniature = miniatures.TASKS[name]
     spec = TaskSpec(name, miniature.template, tuple(miniature.answers))
     splits = {
         split: [make_example(spec, row, f"world, {name}, {split}, row {i}") for i, row in enumerate(rows)]
-        for split, rows in ((split, world.examples(name, split)) for split in ("train", "evaluation"))
+        for split, rows in ((split, miniatures.examples(name, split)) for split in ("train", "evaluation"))
     }
     return build_task(spec, "sample", splits["train"], splits["evaluation"])

@@ -1,4 +1,4 @@
-"""The training loop of language models: resumable bit for bit, on one process or several.
+"""The one training loop: resumable bit for bit, on one process or several.
 
 Letters: B sequences of T tokens. Batches are a function of the step, so a run that was killed continues as if it had
 never stopped.
@@ -8,12 +8,13 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,39 @@ from iclnb.precision import has_bf16
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Batches = Callable[[int], tuple[Tensor, Tensor, Tensor]]  # step -> inputs, targets and loss weights, each (B, T)
+Batch = tuple[Tensor, ...]  # of a language model: inputs, targets and loss weights, each (B, T)
+Loss = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]  # the sum of a batch's losses, and of their weights, () each
 
 
 class TrainingError(ValueError):
     """A training that cannot start or continue as asked."""
+
+
+class Data(Protocol):
+    """What a GPT is pretrained on, whether drawn, read from a file or streamed.
+
+    Attributes:
+        tokenizer: what made the ids; saved with the model.
+        identity: what the batches depend on, as JSON values.
+        steps: how long the training is; it may be set before it begins.
+        sizes: the sizes that batches come in, as (share of the steps, B, T); shares need not sum to 1.
+        every: steps between two measurements.
+    """
+
+    tokenizer: Any
+    identity: dict[str, Any]
+    steps: int
+    sizes: list[tuple[int, int, int]]
+    every: int
+
+    def __call__(self, step: int) -> Batch:
+        """Batch `step`: inputs, targets and loss weights, (B, T) each."""
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """What the record says of a model on the way, by what no batch holds."""
+
+    def report(self, model: nn.Module) -> list[Any]:
+        """Perplexities of the finished model on the held-out part, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -80,53 +109,58 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule, s
         optimizer.param_groups[0]["lr"] = lr * schedule.factor(step)
 
 
-def take_step(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """One step of all optimisers down a loss, ()."""
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+def token_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the tokens' losses, and of the weights, () each, of a model from ids to logits (B, T, V)."""
+    inputs, targets, weights = batch  # (B, T) each
+    narrow = training_precision(inputs.device) == torch.bfloat16
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=narrow):
+        logits = model(inputs)  # (B, T, V)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
+    return (losses * weights.flatten()).sum(), weights.sum()
 
 
 def train(
     model: nn.Module,
-    batches: Batches,
+    batches: Callable[[int], Batch],
     schedule: Schedule,
     *,
+    loss: Loss = token_loss,
     folder: str | Path | None = None,
     resume: bool = False,
     identity: dict | None = None,
     checkpoint_every: int = 100,
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
-    measure_at: Callable[[int], bool] = lambda step: False,
+    measure_every: int | None = None,
     progress: bool = True,
     accelerator: "Accelerator | None" = None,
 ) -> list[dict[str, float]]:
-    """Train a language model on deterministic batches.
+    """Train a model on deterministic batches.
 
     Args:
-        model: anything that maps ids (B, T) to logits (B, T, V); changed in place.
-        batches: step -> inputs (B, T), targets (B, T), weights (B, T) of the loss. Where steps have to be read one
-            after the other, `batches.state_dict()` and `batches.load_state_dict()` keep and restore the place.
+        model: changed in place.
+        batches: step -> tensors; for the usual loss inputs (B, T), targets (B, T) and weights (B, T). Where steps have
+            to be read one after the other, `batches.state_dict()` and `batches.load_state_dict()` keep and restore the
+            place.
         schedule: number of steps, optimisers, learning rates.
+        loss: what is brought down, its sum over the batch over the sum of weights; the usual one is a language model's.
         folder: where `checkpoint.pt` and `training.csv` are kept while it runs; None keeps nothing.
         resume: continue from the folder's checkpoint if there is one.
         identity: what must be equal for a checkpoint to be continued (model, data, seed), as JSON values.
         checkpoint_every: steps between checkpoints.
-        measure: model -> named numbers for the record, called where `measure_at` says so and at the end.
-        measure_at: number of steps done -> whether to measure.
+        measure: model -> named numbers for the record.
+        measure_every: steps between two rows of the record, besides the one at the end; None has that one alone.
         progress: show a progress bar.
         accelerator: shares the work among processes: `batches` gives each its part of the global batch, and all take
             the step that one process would take on the whole. The first one alone measures, writes and shows progress;
             all read the same folder. None is one process.
 
     Returns:
-        The record, one row a measurement: step, tokens, loss (weighted mean since the last row), and what `measure`
-        gives.
+        The record, one row a measurement: step, tokens (targets, if they are something else), loss (weighted mean since
+        the last row), and what `measure` gives.
 
     Raises:
         TrainingError: the checkpoint is corrupt or of another run.
-        FloatingPointError: the loss is no longer a number.
+        FloatingPointError: the loss is no longer a finite number.
         OSError: a checkpoint or the record cannot be written; the earlier one is untouched.
     """
     optimizers, device = make_optimizers(model, schedule), next(model.parameters()).device
@@ -146,20 +180,19 @@ def train(
     while state["step"] < schedule.steps:
         step = state["step"]
         set_rates(optimizers, schedule, step)
-        inputs, targets, weights = (tensor.to(device) for tensor in batches(step))  # (B, T) each
-        loss = training_step(network, optimizers, inputs, targets, weights, accelerator)
-        tokens = int(total(torch.tensor(inputs.numel(), device=device), accelerator))
-        if loss != loss:
-            raise FloatingPointError(f"the loss is not a number at step {step}; lower matrix_lr {schedule.matrix_lr}")
+        batch = tuple(tensor.to(device) for tensor in batches(step))
+        value = training_step(network, optimizers, batch, loss, accelerator)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value} at step {step}; lower matrix_lr {schedule.matrix_lr}")
         state["step"] += 1
-        state["tokens"] += tokens
-        state["loss"], state["losses"] = state["loss"] + loss, state["losses"] + 1
+        state["tokens"] += int(total(torch.tensor(batch[1].numel(), device=device), accelerator))
+        state["loss"], state["losses"] = state["loss"] + value, state["losses"] + 1
         bar.update()
         if step % 10 == 0:
             rate = (state["tokens"] - tokens_before) / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
+            bar.set_postfix_str(f"loss {value:.3f}, {rate:,.0f} tokens/s")
         last = state["step"] == schedule.steps
-        if last or measure_at(state["step"]):
+        if last or (measure_every and state["step"] % measure_every == 0):
             row = {"step": state["step"], "tokens": state["tokens"], "loss": state["loss"] / state["losses"]}
             state["record"].append(row | (measure(model) if measure and rank == 0 else {}))
             state["loss"], state["losses"] = 0.0, 0
@@ -179,22 +212,21 @@ def train(
 def training_step(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    inputs: Tensor,
-    targets: Tensor,
-    weights: Tensor,
+    batch: Batch,
+    loss: Loss = token_loss,
     accelerator: "Accelerator | None" = None,
 ) -> float:
-    """One step of all optimisers down the weighted mean of the tokens' losses, which it returns; arguments (B, T).
+    """One step of all optimisers down the mean loss of a batch, which it returns.
 
-    With several processes the mean is over the tokens of all, and so is the gradient.
+    With several processes the mean is over the batches of all, and so is the gradient.
     """
-    narrow = training_precision(inputs.device) == torch.bfloat16
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=narrow):
-        logits = model(inputs)  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
-    loss = (losses * weights.flatten()).sum() / total(weights.sum(), accelerator)  # (), this process's part of the mean
-    take_step(loss * place(accelerator)[1], optimizers)  # the gradients are averaged over processes, not summed
-    return total(loss.detach(), accelerator).item()
+    summed, weight = loss(model, batch)  # (), ()
+    mean = summed / total(weight, accelerator)  # (), this process's part of it
+    (mean * place(accelerator)[1]).backward()  # the gradients are averaged over processes, not summed
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total(mean.detach(), accelerator).item()
 
 
 def training_precision(device: torch.device) -> torch.dtype:
@@ -228,9 +260,14 @@ def place(accelerator: "Accelerator | None") -> tuple[int, int]:
     return (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
 
 
-def share(batches: Batches, accelerator: "Accelerator | None") -> Batches:
-    """This process's part of each batch: of N processes, process i takes rows i, i + N, i + 2 N, ..."""
+def share(batches: Callable[[int], Batch], accelerator: "Accelerator | None") -> Callable[[int], Batch]:
+    """This process's part of each batch: of N processes, process i takes rows i, i + N, i + 2 N, ...
+
+    What keeps its place by itself (`load_state_dict`) is given back: it reads this process's rows alone.
+    """
     rank, processes = place(accelerator)
+    if hasattr(batches, "load_state_dict"):
+        return batches
     return lambda step: tuple(rows[rank::processes] for rows in batches(step))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from iclnb.lexicon import AFTER, ATTRIBUTES, BEFORE, BETWEEN, NONSENSE, STATES
-from iclnb.world import CLAIMS, PATTERNS, REVIEWS
+from iclnb.sentences import CLAIMS, PATTERNS, REVIEWS
 
 BOS, EOS = "<s>", "</s>"
 CONTENT = tuple(dict.fromkeys(w for classes in ATTRIBUTES.values() for words in classes.values() for w in words))

@@ -106,16 +106,18 @@ def test_without_a_text_it_trains_pocket_gpt(tmp_path, small, monkeypatch):
     out = tmp_path / "model"
     arguments = ["pretrain", "--tokens", "20000", "--seed", "3", "--device", "cpu", "--quiet", "--out", str(out)]
     assert cli.main(arguments) == 0
-    pretrain.pretrain(tmp_path / "again", 20000, seed=3, progress=False, **cli.SHAPES["pocket"])
+    data = pretrain.Language(seed=3)
+    data.steps = pretrain.steps_of(20000, data)
+    pretrain.pretrain(tmp_path / "again", data, seed=3, progress=False, **cli.SHAPES["pocket"])
     for name in ("model.safetensors", "training.csv", "tokenizer.json"):
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 WORKER = """
 import sys
-from iclnb import pretrain, training
+from iclnb import pretrain, text, training
 training.has_bf16 = lambda device: False
-pretrain.CHECKPOINT_EVERY = 2
+pretrain.CHECKPOINT_EVERY = text.Text.every = 2
 import iclnb.__main__ as cli
 cli.SHAPES["pocket"] = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 640, "positions": "rotary"}
 sys.exit(cli.main(["pretrain", *sys.argv[1:]]))

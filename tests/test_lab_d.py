@@ -5,10 +5,12 @@ import copy
 import pandas as pd
 import pytest
 import torch
+from toys import script
 from transformers import AutoModelForCausalLM
 
 from iclnb import load
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.heads import ablated, attention_patterns
 from iclnb.labs import induction
 from iclnb.paths import data_folder
 
@@ -34,7 +36,7 @@ def hand():
 
 
 def test_the_hand_built_model_scores_as_an_induction_circuit_must(hand):
-    patterns = induction.attention_patterns(hand, blocks_without_doubles())
+    patterns = attention_patterns(hand, blocks_without_doubles())
     assert induction.previous_token(patterns)[0, 0] > 0.999
     # Position 0 has no predecessor and takes itself for one, so of the r + 1 positions that match the first token of
     # the block in its repetition r, one is wrong.
@@ -53,7 +55,7 @@ def test_the_hand_built_model_continues_what_it_has_seen(hand):
 @pytest.mark.parametrize("head", [(0, 0), (1, 0)])
 def test_without_either_half_of_the_circuit_nothing_is_learnt_in_context(hand, head):
     ids = blocks_without_doubles()
-    with induction.ablated(hand, [head]):
+    with ablated(hand, [head]):
         assert induction.loss_by_position(hand, ids)[9:].mean() > 1.5
 
 
@@ -81,7 +83,7 @@ def test_an_attention_pattern_is_what_transformers_gives(tmp_path):
     ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=generator())
     with torch.no_grad():
         expected = torch.stack(reference(ids, output_attentions=True).attentions)  # (L, B, H, T, T)
-    torch.testing.assert_close(induction.attention_patterns(model, ids), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_patterns(model, ids), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_icl_score_is_negative_where_context_helps():
@@ -98,13 +100,13 @@ def test_a_head_is_ablated_inside_the_block_and_whole_after_it():
         for layer, head in ((0, 1), (1, 0), (1, 3)):  # a head that is not projected out says nothing
             without.blocks[layer].attn.out_proj.weight[:, 4 * head : 4 * head + 4] = 0
         whole = model(ids)
-        with induction.ablated(model, [(0, 1), (1, 0), (1, 3)]) as same:
+        with ablated(model, [(0, 1), (1, 0), (1, 3)]) as same:
             assert same is model
             torch.testing.assert_close(model(ids), without(ids))
             prefix = model.encode_prefix(ids[:1, :5])  # the shared-prefix path is ablated as well
             torch.testing.assert_close(model(ids[:1, 5:], prefix), without(ids[:1])[:, 5:], rtol=1e-4, atol=1e-5)
         assert torch.equal(model(ids), whole)
-        with pytest.raises(KeyError), induction.ablated(model, [(0, 0)]):
+        with pytest.raises(KeyError), ablated(model, [(0, 0)]):
             raise KeyError
         assert torch.equal(model(ids), whole)
 
@@ -133,8 +135,8 @@ def test_blocks_repeat():
         (lambda: induction.grow(0), "n_layer is 0"),
         (lambda: induction.grow(steps=0), "steps is 0"),
         (lambda: induction.snapshot(FOLDER / "snapshots.safetensors", 7), "step is 7"),
-        (lambda: induction.ablated(induction.by_hand(), [(2, 0)]).__enter__(), "no head 0 in layer 2"),
-        (lambda: induction.ablated(induction.by_hand(), [(0, 1)]).__enter__(), "no head 1 in layer 0"),
+        (lambda: ablated(induction.by_hand(), [(2, 0)]).__enter__(), "no head 0 in layer 2"),
+        (lambda: ablated(induction.by_hand(), [(0, 1)]).__enter__(), "no head 1 in layer 0"),
     ],
 )
 def test_bad_input_is_refused(call, complaint):
@@ -157,18 +159,14 @@ def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(induction, "STEPS", 4)
     monkeypatch.setattr(induction, "SNAPSHOTS", (2, 4))
     monkeypatch.setattr(induction.grow, "__defaults__", (2, 4, 0, 2, False))
-    induction.main(["--out", str(tmp_path)])
+    script("labs").main(["d", "--out", str(tmp_path)])
     stored, ours = {file.name for file in tmp_path.iterdir()}, {file.name for file in FOLDER.iterdir()}
     assert stored == ours - {"README.md"}
     assert len(pd.read_csv(tmp_path / "layers_2_seed_0.csv")) == 3
     columns = pd.read_csv(tmp_path / "layers_2_seed_0.csv").columns
     assert list(columns) == list(pd.read_csv(FOLDER / "layers_2_seed_0.csv").columns)
     assert (
-        len(
-            induction.attention_patterns(
-                induction.snapshot(tmp_path / "snapshots.safetensors", 4), torch.ones(1, 5, dtype=int)
-            )
-        )
+        len(attention_patterns(induction.snapshot(tmp_path / "snapshots.safetensors", 4), torch.ones(1, 5, dtype=int)))
         == 2
     )
 

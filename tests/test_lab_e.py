@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toys import script
 
 from iclnb.checkpoints import load_model
 from iclnb.labs import ginc as lab
@@ -255,7 +256,7 @@ def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "LENGTH", 8)
     monkeypatch.setattr(lab, "SHAPE", lab.SHAPE | {"n_layer": 1, "n_head": 1, "n_embd": 8})
     monkeypatch.setattr(lab.icl_curves, "__defaults__", (2, 1, 0))
-    lab.main(["--out", str(tmp_path / "e")])
+    script("labs").main(["e", "--out", str(tmp_path / "e")])
     stored, ours = {file.name for file in (tmp_path / "e").iterdir()}, {file.name for file in FOLDER.iterdir()}
     assert stored == ours - {"README.md", "released.csv", "published.csv"}
     assert list(tmp_path.iterdir()) == [tmp_path / "e"], "no checkpoint is left"

@@ -14,6 +14,7 @@ import torch
 from iclnb import pretrain, vocabulary
 from iclnb.checkpoints import load
 from iclnb.evaluate import few_shot, zero_shot
+from iclnb.labels import with_arbitrary_answers
 from iclnb.paths import data_folder
 from iclnb.tasks import TASKS, load_task
 from iclnb.training import TrainingError
@@ -27,7 +28,9 @@ def test_killed_and_resumed_pocket_training_gives_the_same_files(tmp_path):
         "import sys, torch; from pathlib import Path; from iclnb import pretrain; torch.set_num_threads(1)\n"
         "pretrain.Measurement = lambda tokenizer: lambda model: {}\n"
         "pretrain.CHECKPOINT_EVERY = 2\n"
-        "pretrain.pretrain(Path(sys.argv[1]), 12 * 3840, resume=True, progress=False, n_layer=1, n_embd=16, n_head=2)\n"
+        "data, tiny = pretrain.Language(), {'n_layer': 1, 'n_embd': 16, 'n_head': 2}\n"
+        "data.steps = pretrain.steps_of(12 * 3840, data)\n"
+        "pretrain.pretrain(Path(sys.argv[1]), data, resume=True, progress=False, **tiny)\n"
     )
     command = [sys.executable, "-c", code]
     subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True)
@@ -50,7 +53,20 @@ def test_an_unfinished_training_is_not_overwritten(tmp_path):
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(TrainingError, match="holds an unfinished training; continue it with --resume"):
-        pretrain.pretrain(tmp_path / "model", 4096)
+        pretrain.pretrain(tmp_path / "model", pretrain.Language())
+
+
+def test_tokens_become_whole_steps():
+    language = pretrain.Language()
+    assert [pretrain.steps_of(tokens, language) for tokens in (16_640_000, 2 * 16_640_000, 1)] == [8150, 16300, 1]
+
+
+def test_a_training_without_a_length_is_refused(tmp_path):
+    data = pretrain.Language()
+    data.steps = 0
+    with pytest.raises(TrainingError, match="steps is 0; a training has at least 1"):
+        pretrain.pretrain(tmp_path / "model", data)
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------- the shipped model
@@ -75,7 +91,7 @@ def test_transformers_loads_it_and_gives_the_same_logits(pocket):
     text = "Sentence: the loan was superb Label: dax</s>a word in bytes: Zürich"
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]  # (1, T)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(ids).float(), theirs(ids).logits, rtol=1e-4, atol=1e-4)
     assert AutoTokenizer.from_pretrained(POCKET).decode(ids[0]) == text
     assert vocabulary.build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
@@ -84,7 +100,7 @@ def test_transformers_loads_it_and_gives_the_same_logits(pocket):
 @pytest.mark.parametrize("arbitrary", [False, True], ids=["own answers", "arbitrary answers"])
 def test_it_learns_in_context(pocket, name, arbitrary):
     task = load_task(name, "sample")
-    task = pretrain.with_arbitrary_answers(task) if arbitrary else task
+    task = with_arbitrary_answers(task) if arbitrary else task
     without = zero_shot(*pocket, task, limit=150).accuracy
     with_demonstrations = few_shot(*pocket, task, 32, seed=1, limit=150).accuracy
     assert with_demonstrations > without + 0.15

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from iclnb.stream import TextStream, hub_tokenizer
-from iclnb.text import TextError, train_tokenizer
+from iclnb.text import TextError, TextStream, hub_tokenizer, train_tokenizer
 from iclnb.training import Schedule, train
 
 WORDS = ["warm", "cold", "river", "Moscow", "prince", "carriage", "said", "the", "of", "candle", "winter"]

@@ -1,5 +1,6 @@
 """Small checkpoints, tokenizers and tasks that the tests make for themselves."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -105,3 +106,11 @@ def toy_task(train: int = 12, evaluation: int = 9, name: str = "sst2") -> Task:
         return Example(spec.template.format(**dict.fromkeys(spec.fields, text)), i % len(spec.answers))
 
     return build_task(spec, "toy", map(example, range(train)), map(example, range(100, 100 + evaluation)))
+
+
+def script(name: str):
+    """The module data/`name`/make.py, loaded anew."""
+    spec = importlib.util.spec_from_file_location("make", Path(__file__).parents[1] / "data" / name / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

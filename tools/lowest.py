@@ -1,4 +1,4 @@
-"""Print the oldest versions that pyproject.toml allows, as constraints for pip; torch stays as constraints.txt has it."""
+"""Print the oldest versions that pyproject.toml allows, as constraints for pip; torch is that of constraints.txt."""
 
 import re
 import tomllib

@@ -9,9 +9,7 @@ Letters: B documents or prompts of T tokens, C concepts, K hidden states, V toke
 Source: Xie et al. 2022, section 4 and appendix F, and the code released with it (p-lambda/incontext-learning).
 """
 
-import argparse
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -22,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.checkpoints import save
 from iclnb.gpt import GPT, GPTConfig
+from iclnb.labs import at_least
 from iclnb.labs.hmm import Mixture, choose, predict, sample
-from iclnb.training import Schedule, train, write_record
+from iclnb.training import Batch, Schedule, train
 
 N = 10  # entities, and properties
 VOCABULARY = 50
@@ -72,8 +70,7 @@ def ginc(concepts: int = 5, seed: int = 1111) -> Ginc:
     Raises:
         ValueError: concepts below 1.
     """
-    if concepts < 1:
-        raise ValueError(f"concepts is {concepts}; a mixture needs at least 1")
+    at_least(1, concepts=concepts)
     draw = np.random.RandomState(seed)  # the generator of the release; numpy keeps its numbers the same for ever
     memory = draw.randint(1, VOCABULARY, size=(N, N))  # (N, N)
     memory[:, 0] = DELIMITER
@@ -149,9 +146,9 @@ def prompts(world: Ginc, B: int, examples: int, k: int, generator: torch.Generat
 
     Source: Xie et al. 2022, section 4.1.
     """
-    for name, value, least in (("B", B, 1), ("examples", examples, 0), ("k", k, 2)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    at_least(1, B=B)
+    at_least(0, examples=examples)
+    at_least(2, k=k)
     M = examples + 1
     concept = torch.randint(len(world.property), (B,), generator=generator)  # (B,)
     first = torch.randint(1, N, (B,), generator=generator)  # (B,) the property that all examples start with
@@ -228,10 +225,10 @@ def pretraining_mixture(kind: str) -> Mixture:
     return change[kind](ginc()).mixture()
 
 
-def documents(mixture: Mixture, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
+def documents(mixture: Mixture, seed: int) -> Callable[[int], Batch]:
     """Fresh documents at every step, as iclnb.training.train takes them: inputs, targets and weights, each (B, T)."""
 
-    def at(step: int) -> tuple[Tensor, ...]:
+    def at(step: int) -> Batch:
         generator = torch.Generator().manual_seed(seed * 100_000_007 + step)
         tokens, _ = sample(mixture, BATCH, LENGTH + 1, generator)  # (B, T + 1)
         return tokens[:, :-1], tokens[:, 1:], torch.ones(BATCH, LENGTH)
@@ -285,7 +282,7 @@ def train_gpt(kind: str, steps: int | None = None, seed: int = 0, folder: Path |
         resume=folder is not None,
         identity={"kind": kind, "seed": seed},
         measure=Measurement(mixture, seed),
-        measure_at=lambda step: step % 50 == 0,
+        measure_every=50,
         **options,
     )
     return model, record
@@ -299,27 +296,3 @@ def icl_curves(model: GPT, B: int = 200, examples: int = 32, seed: int = 0) -> l
         accuracy = correct(gpt_predictions(model, asked), asked).double().mean(0)  # (examples + 1,)
         rows += [{"k": k, "n": n, "accuracy": x} for n, x in enumerate(accuracy.tolist())]
     return rows
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: trains the three models and stores what the notebook needs of them."""
-    parser = argparse.ArgumentParser(prog="python -m iclnb.labs.ginc", description="Train the small GPTs of lab e.")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the records and of the model")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and documents (default 0)")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    training = options.out.with_name(f"{options.out.name}.training")  # checkpoints: a stopped run goes on from them
-    curves = []
-    for kind in PRETRAINING:
-        name = kind.replace(" ", "_")
-        model, record = train_gpt(kind, seed=options.seed, folder=training / name, checkpoint_every=50)
-        write_record(record, options.out / f"{name}.csv")
-        curves += [{"pretraining": kind} | row for row in icl_curves(model, seed=options.seed)]
-        if kind == "mixture":
-            save(model, None, options.out, torch.float16)
-    write_record(curves, options.out / "curves.csv")
-    shutil.rmtree(training)
-
-
-if __name__ == "__main__":
-    main()

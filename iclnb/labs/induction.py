@@ -7,26 +7,21 @@ Letters: B sequences of T tokens, V tokens of the vocabulary, C width, H heads, 
 Source: Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021 for the two-layer circuit.
 """
 
-import argparse
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.attention import causal_mask
 from iclnb.gpt import GPTConfig, SelfAttention
-from iclnb.paths import write_whole
+from iclnb.heads import attention_patterns
+from iclnb.labs import at_least
 from iclnb.positions import rotary_angles
 from iclnb.recorder import Recorder
-from iclnb.training import write_record
 
 # A small base turns neighbours further apart: one position back is learnt within the first hundreds of steps.
 SHAPE = GPTConfig(64, n_layer=2, n_head=4, n_embd=64, positions="rotary", rotary_base=100.0, tie_embeddings=False)
@@ -159,15 +154,6 @@ def loss_by_position(model: nn.Module, ids: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- scores
 
 
-@torch.no_grad()
-def attention_patterns(model: nn.Module, ids: Tensor) -> Tensor:
-    """The attention weights of every head, (L, B, H, T, T) float32 or wider, of ids (B, T)."""
-    recorder, T = Recorder("scores"), ids.shape[1]
-    model(ids, recorder=recorder)
-    scores = torch.stack(recorder.layers["scores"])  # (L, B, H, T, T)
-    return scores.masked_fill(~causal_mask(T, ids.device), -torch.inf).softmax(-1)  # (L, B, H, T, T)
-
-
 def prefix_matching(patterns: Tensor, L: int) -> Tensor:
     """How much each head attends from a token to what followed the token's earlier copies.
 
@@ -214,47 +200,6 @@ def icl_score(losses: Tensor, early: int, late: int) -> float:
     return (losses[late - 1] - losses[early - 1]).item()
 
 
-@contextmanager
-def ablated(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterator[nn.Module]:
-    """The model with the outputs of some heads set to zero, inside a `with` block.
-
-    Args:
-        model: a GPT or AttentionOnly; its weights are not touched.
-        heads: pairs (layer, head), counted from 0.
-
-    Raises:
-        ValueError: a head that the model does not have.
-    """
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        if not (0 <= layer < len(model.blocks) and 0 <= head < model.config.n_head):
-            raise ValueError(
-                f"there is no head {head} in layer {layer}; the model has layers 0 to {len(model.blocks) - 1} "
-                f"and heads 0 to {model.config.n_head - 1}"
-            )
-        by_layer.setdefault(layer, []).append(head)
-    handles = [
-        model.blocks[layer].attn.out_proj.register_forward_pre_hook(_silence(which, model.config.head_dim))
-        for layer, which in by_layer.items()
-    ]
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _silence(heads: list[int], D: int):
-    """A hook that sets these heads' D columns of what enters the output projection to zero."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        y = inputs[0].clone()  # (B, T, C), the heads side by side
-        y.unflatten(-1, (-1, D))[..., heads, :] = 0
-        return (y,)
-
-    return hook
-
-
 # ------------------------------------------------------------------------------------------------------------ training
 
 
@@ -294,8 +239,7 @@ def grow(
     Raises:
         ValueError: n_layer or steps below 1.
     """
-    if n_layer < 1 or steps < 1:
-        raise ValueError(f"n_layer is {n_layer} and steps is {steps}; both must be at least 1")
+    at_least(1, n_layer=n_layer, steps=steps)
     model = AttentionOnly(replace(SHAPE, n_layer=n_layer), seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003, betas=(0.9, 0.98), weight_decay=0.01)
     probe = repeated_blocks(64, PROBE_BLOCK, LENGTH + 1, torch.Generator().manual_seed(-1 - seed))  # (64, T)
@@ -332,21 +276,3 @@ def snapshot(file: Path, step: int, n_layer: int = 2) -> AttentionOnly:
     model, tensors = AttentionOnly(replace(SHAPE, n_layer=n_layer)), load_file(file)
     model.load_state_dict({name: tensors[f"{step}/{name}"].float() for name in model.state_dict()})
     return model.eval()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: trains the models of lab d and stores their records, and the snapshots of the first."""
-    parser = argparse.ArgumentParser(prog="python -m iclnb.labs.induction", description="Train the models of lab d.")
-    parser.add_argument("--out", required=True, type=Path, help="folder of records and snapshots")
-    parser.add_argument("--seed", type=int, default=0, help="of the first two-layer model (default 0)")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    for n_layer, seed in ((2, 0), (2, 1), (1, 0)):
-        _, record, snapshots = grow(n_layer, seed=options.seed + seed)
-        write_record(record, options.out / f"layers_{n_layer}_seed_{seed}.csv")
-        if (n_layer, seed) == (2, 0):
-            write_whole(options.out / "snapshots.safetensors", serialise(snapshots))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,7 @@ Letters: B prompts of N points in d dimensions, as T = 2 N tokens x_1, y_1, ...,
 Prediction n is for x_n, after n pairs (n counts from 0), as in Garg et al. 2022, section 2.
 """
 
-import argparse
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,21 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from iclnb import training
 from iclnb.gpt import Block, GPTConfig
+from iclnb.labs import at_least
 from iclnb.paths import write_whole
 from iclnb.positions import rotary_angles
-from iclnb.training import (
-    Schedule,
-    keep,
-    make_optimizers,
-    restore,
-    set_rates,
-    take_step,
-    training_precision,
-    write_record,
-)
 
 
 @dataclass
@@ -76,9 +64,7 @@ def sample(
     Raises:
         ValueError: B, N, d, subspace or active out of range, or a negative noise.
     """
-    for name, value in {"B": B, "N": N, "d": d}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; a batch of prompts needs at least 1")
+    at_least(1, B=B, N=N, d=d)
     for name, value in {"subspace": subspace, "active": active}.items():
         if value is not None and not 1 <= value <= d:
             raise ValueError(f"{name} is {value}; it counts dimensions, from 1 to d = {d}")
@@ -194,14 +180,14 @@ RECIPES = {
 
 
 def train(
-    recipe: Recipe, seed: int, checkpoint: Path | None = None, progress: bool = True
+    recipe: Recipe, seed: int, folder: Path | None = None, progress: bool = True
 ) -> tuple[InContextRegressor, list[dict[str, float]]]:
     """Trains a regressor on the squared error of all its predictions, averaged.
 
     Args:
         recipe: shape, prompts and length.
         seed: of weights and prompts.
-        checkpoint: a file that is written every 50 steps and, when it is there, continued; None keeps nothing.
+        folder: of the checkpoint from which a stopped training goes on; None keeps none.
         progress: show a progress bar.
 
     Returns:
@@ -209,34 +195,38 @@ def train(
         last row.
 
     Raises:
-        ValueError: the checkpoint is corrupt or another recipe's, or the loss is no longer a number.
+        TrainingError: the checkpoint is corrupt or another recipe's.
+        FloatingPointError: the loss is no longer a number.
     """
     model = recipe.build(seed)
-    precision = str(training_precision(next(model.parameters()).device)).removeprefix("torch.")
-    identity = {"recipe": asdict(recipe), "seed": seed, "precision": precision}
-    schedule = Schedule(recipe.steps, recipe.matrix_lr, recipe.other_lr, decay=recipe.decay)
-    optimizers, state = make_optimizers(model, schedule), {"step": 0, "losses": [], "record": []}
-    if checkpoint is not None and checkpoint.exists():
-        state = restore(checkpoint, identity, model, optimizers)
-    bar = tqdm(total=recipe.steps, initial=state["step"], unit="step", disable=not progress)
-    while (step := state["step"]) < recipe.steps:
-        set_rates(optimizers, schedule, step)
+
+    def batches(step: int) -> training.Batch:
         prompts = recipe.prompts(step, seed)
-        loss = (model(prompts.x, prompts.y) - prompts.y).square().mean()  # ()
-        if not loss.isfinite():
-            raise ValueError(f"the loss is {loss.item()} at step {step}; lower matrix_lr {recipe.matrix_lr}")
-        take_step(loss, optimizers)
-        state["step"], state["losses"] = step + 1, [*state["losses"], loss.item() / recipe.d]
-        bar.update()
-        if state["step"] % 50 == 0 or state["step"] == recipe.steps:
-            active, N = recipe.size(step)
-            row = {"step": step + 1, "active": active, "points": N}
-            state["record"].append(row | {"loss": sum(state["losses"]) / len(state["losses"])})
-            state["losses"] = []
-            if checkpoint is not None:
-                keep(checkpoint, state, identity, model, optimizers)
-    bar.close()
-    return model.eval(), state["record"]
+        return prompts.x, prompts.y  # (B, N, d), (B, N)
+
+    rows = training.train(
+        model,
+        batches,
+        training.Schedule(recipe.steps, recipe.matrix_lr, recipe.other_lr, decay=recipe.decay),
+        loss=squared_error,
+        folder=folder,
+        resume=folder is not None,
+        identity={"recipe": asdict(recipe), "seed": seed},
+        checkpoint_every=50,
+        measure_every=50,
+        progress=progress,
+    )
+    record = []
+    for row in rows:
+        active, N = recipe.size(row["step"] - 1)
+        record.append({"step": row["step"], "active": active, "points": N, "loss": row["loss"] / recipe.d})
+    return model, record
+
+
+def squared_error(model: nn.Module, batch: training.Batch) -> tuple[Tensor, Tensor]:
+    """The sum of the squared errors of all predictions, and their number, () each."""
+    x, y = batch  # (B, N, d), (B, N)
+    return (model(x, y) - y).square().sum(), torch.tensor(y.numel(), device=y.device)
 
 
 def save(model: InContextRegressor, recipe: Recipe, file: Path) -> None:
@@ -253,28 +243,3 @@ def load(file: Path) -> tuple[InContextRegressor, Recipe]:
     model = recipe.build(seed=0)
     model.load_state_dict(weights)
     return model.eval(), recipe
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: trains what a lab stores."""
-    parser = argparse.ArgumentParser(prog="python -m iclnb.labs.regression", description="Train a lab's regressors.")
-    parser.add_argument("--lab", required=True, choices=RECIPES, help="a: linear regression; c: which algorithm")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the finished models")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and prompts (default 0)")
-    parser.add_argument("--only", help="one of the lab's models (default: all of them)")
-    options = parser.parse_args(arguments)
-    recipes = RECIPES[options.lab]
-    if options.only is not None and options.only not in recipes:
-        parser.error(f"argument --only: {options.only!r} is not one of {', '.join(recipes)}")
-    torch.set_num_threads(1)  # another number rounds otherwise
-    for name in [options.only] if options.only else recipes:
-        started, checkpoint = time.perf_counter(), options.out / f"{name}.checkpoint"
-        model, record = train(recipes[name], options.seed, checkpoint)
-        save(model, recipes[name], options.out / f"{name}.safetensors")
-        write_record(record, options.out / f"{name}.csv")
-        checkpoint.unlink(missing_ok=True)
-        print(f"{name}: loss / d {record[-1]['loss']:.4f}, {time.perf_counter() - started:.0f} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()

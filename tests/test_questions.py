@@ -1,7 +1,6 @@
 """Translation and question answering: documents that tell what they ask for, and measures that count what they say."""
 
 import itertools
-import json
 import math
 import random
 import re
@@ -9,12 +8,11 @@ import re
 import pytest
 import torch
 
-from iclnb import harder
-from iclnb.corpus import Phase
+from iclnb import heads
 from iclnb.gpt import GPT
-from iclnb.harder import translation, translation_2
+from iclnb.measure import Accuracy, whole_sentences
 from iclnb.pretrain import make_config
-from iclnb.study import rounded
+from iclnb.questions import answering, translation, translation_2
 from iclnb.vocabulary import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -50,7 +48,7 @@ def test_translations_are_one_dictionary_and_mark_what_it_has_shown(document):
 def test_answers_are_those_that_the_text_gives():
     for seed in range(20):
         facts, asked = [], set()
-        for (piece, _), (answer, is_label) in itertools.pairwise(pieces(harder.answering(random.Random(seed)), 300)):
+        for (piece, _), (answer, is_label) in itertools.pairwise(pieces(answering(random.Random(seed)), 300)):
             if fact := re.fullmatch(r" the (\w+) (\w+) the (\w+) in the (\w+)\.", piece):
                 facts.append(fact.groups())
             elif piece == "\n":
@@ -70,7 +68,7 @@ def test_answers_are_those_that_the_text_gives():
 
 
 def test_every_word_of_the_documents_is_one_token():
-    for kind in (harder.translation, harder.answering):
+    for kind in (translation, answering):
         text = "".join(piece for piece, _ in pieces(kind(random.Random(0)), 400))
         words = re.findall(r"\w+|[^\w\s]|\n", text)
         assert len(TOKENIZER(text, add_special_tokens=False)["input_ids"]) == len(words)
@@ -82,11 +80,11 @@ def test_whole_sentences_are_counted_as_by_hand():
     right = told & (torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) < 0.8)
     rows = [(told[b, t : t + 3], right[b, t : t + 3]) for b in range(30) for t in range(38)]
     whole = [r for s, r in rows if s.sum() == 3]
-    assert harder.whole_sentences(told, right) == (sum(r.sum() == 3 for r in whole), len(whole))
+    assert whole_sentences(told, right) == (sum(r.sum() == 3 for r in whole), len(whole))
 
 
 def test_a_model_that_copies_the_labels_is_right_everywhere(monkeypatch):
-    accuracy = harder.Accuracy(TOKENIZER)
+    accuracy = Accuracy(TOKENIZER)
     answers = {name: targets for name, (_, targets, _) in accuracy.rows.items()}
     turn = iter(answers.values())
 
@@ -103,7 +101,7 @@ def test_a_model_that_copies_the_labels_is_right_everywhere(monkeypatch):
 
 
 def test_a_guess_at_translation_is_as_good_as_a_random_guesser():
-    accuracy, rng = harder.Accuracy(TOKENIZER), random.Random(0)
+    accuracy, rng = Accuracy(TOKENIZER), random.Random(0)
     right, asked = 0, 0
     for _ in range(100):
         shown = [set() for _ in range(3)]
@@ -124,7 +122,7 @@ def test_a_guess_at_translation_is_as_good_as_a_random_guesser():
 def test_a_guess_at_answers_is_right_once_in_three():
     counts = {"asked": 0, "guess": 0.0}
     n = 0
-    for piece, is_label in pieces(harder.answering(random.Random(3)), 20000):
+    for piece, is_label in pieces(answering(random.Random(3)), 20000):
         n = 0 if piece == "\n" else n + piece.startswith(" the ")
         counts["asked"] += is_label
         counts["guess"] += is_label / n if n else 0
@@ -137,35 +135,7 @@ def test_spread_of_uniform_attention(momentum):
     with torch.no_grad():
         for block in model.blocks:
             block.attn.q_proj.weight.zero_()  # every score is then 0
-    found = harder.spread(model, torch.arange(2 * T).view(2, T))
+    found = heads.spread(model, torch.arange(2 * T).view(2, T))
     entropy = sum(math.log(t + 1) for t in range(T)) / T
     assert torch.allclose(found["entropy"], torch.full((2, 2), entropy), atol=1e-5)
     assert torch.allclose(found["distance"], torch.full((2, 2), (T - 1) / 4), atol=1e-5)  # mean of t / 2
-
-
-def test_records_are_made_once_and_found_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(harder, "PHASES", (Phase(3, 2, 24, {translation: 0.5, harder.answering: 0.5}),))
-    monkeypatch.setattr(harder, "HELD_OUT", {"rows": 2, "length": 60})
-    forms = {"plain": {}, "learned": {"momentum": 0.5, "learn_momentum": True}}
-    monkeypatch.setattr(harder, "first_model", lambda arm, seed, models: tiny(**forms[arm]))
-    command = ["--out", str(tmp_path), "--models", str(tmp_path), "--seeds", "1", "--arms", "plain,learned"]
-    harder.main(command)
-    found = harder.stored(tmp_path)
-    assert set(found) == {("plain", 0), ("learned", 0)}
-    learned = found["learned", 0]
-    assert learned["training"]["step"] == [0, 3] and learned["training"]["loss"][0] is None
-    eta = torch.tensor(learned["eta"]["after"])  # (L, H)
-    assert (
-        eta.shape == (2, 2) and learned["eta"]["before"] == [[0.5, 0.5]] * 2 and found["plain", 0]["eta"]["after"] == []
-    )
-    right, n = learned["counts"]["words"]
-    assert learned["training"]["words"][-1] == rounded(right / n)
-    (tmp_path / "harder-plain-0.json").write_text(json.dumps({"kept": True}))
-    harder.main(command)
-    assert harder.stored(tmp_path)["plain", 0] == {"kept": True}
-
-
-def test_an_unknown_arm_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        harder.main(["--out", str(tmp_path), "--models", str(tmp_path), "--arms", "plain,nesterov"])
-    assert "unknown is nesterov; known are plain, learned" in capsys.readouterr().err  # an unknown arm

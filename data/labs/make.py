@@ -1,0 +1,79 @@
+"""Makes the records of a lab: `python data/labs/make.py a --out data/labs/a`, and so on for b, c, d and e."""
+
+import argparse
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as serialise
+
+from iclnb.checkpoints import save
+from iclnb.labs import constructed_descent, ginc, induction, regression
+from iclnb.paths import write_whole
+from iclnb.training import write_record
+
+
+def regressors(options: argparse.Namespace) -> None:
+    """Labs a and c: the models of regression.RECIPES, with their training."""
+    out, recipes = options.out, regression.RECIPES[options.lab]
+    for name in [options.only] if options.only else recipes:
+        started, training = time.perf_counter(), out / f"{name}.training"
+        model, record = regression.train(recipes[name], options.seed, training)
+        regression.save(model, recipes[name], out / f"{name}.safetensors")
+        write_record(record, out / f"{name}.csv")
+        shutil.rmtree(training)
+        print(f"{name}: loss / d {record[-1]['loss']:.4f}, {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def layers(options: argparse.Namespace) -> None:
+    """Lab b: the deeper stacks of linear self-attention, whose training takes minutes."""
+    for recipe in constructed_descent.RECIPES:
+        trained, losses = constructed_descent.train(**recipe, progress=True)
+        constructed_descent.save_layers(trained, recipe, options.out / f"layers-{recipe['K']}.safetensors")
+        print(f"{recipe}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f} over the last steps", flush=True)
+
+
+def heads(options: argparse.Namespace) -> None:
+    """Lab d: the records of three attention-only models, and the snapshots of the first."""
+    for n_layer, seed in ((2, 0), (2, 1), (1, 0)):
+        _, record, snapshots = induction.grow(n_layer, seed=options.seed + seed)
+        write_record(record, options.out / f"layers_{n_layer}_seed_{seed}.csv")
+        if (n_layer, seed) == (2, 0):
+            write_whole(options.out / "snapshots.safetensors", serialise(snapshots))
+
+
+def readers(options: argparse.Namespace) -> None:
+    """Lab e: the GPTs of three kinds of pretraining, as records and curves, and the first as a model."""
+    out, curves = options.out, []
+    training = out.with_name(f"{out.name}.training")  # checkpoints: a stopped run goes on from them
+    for kind in ginc.PRETRAINING:
+        name = kind.replace(" ", "_")
+        model, record = ginc.train_gpt(kind, seed=options.seed, folder=training / name, checkpoint_every=50)
+        write_record(record, out / f"{name}.csv")
+        curves += [{"pretraining": kind} | row for row in ginc.icl_curves(model, seed=options.seed)]
+        if kind == "mixture":
+            save(model, None, out, torch.float16)
+    write_record(curves, out / "curves.csv")
+    shutil.rmtree(training)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lab", choices=("a", "b", "c", "d", "e"), help="which lab's")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the records")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data, but in b (default 0)")
+    parser.add_argument("--only", help="labs a and c: one of the models (default: all)")
+    options = parser.parse_args(arguments)
+    known = regression.RECIPES.get(options.lab, {})
+    if options.only is not None and options.only not in known:
+        parser.error(f"argument --only: {options.only!r} is not one of {', '.join(known) or 'the models of a and c'}")
+    torch.set_num_threads(1)  # another number rounds otherwise
+    recipes = {"b": layers, "d": heads, "e": readers} | dict.fromkeys(regression.RECIPES, regressors)
+    recipes[options.lab](options)
+
+
+if __name__ == "__main__":
+    main()
