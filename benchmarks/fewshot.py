@@ -17,7 +17,7 @@ from products import Products, Replay, operations
 
 from iclnb import few_shot, load
 from iclnb.evaluate import stream
-from iclnb.prompts import build_prompt, encode_answers, encode_query
+from iclnb.prompts import encode_task
 
 K, SEED, BATCH = 32, 1, 16
 PEER_BATCHES = (8, 16, 32)  # of the repeated cache; the fastest counts
@@ -69,11 +69,10 @@ class Setting:
         self.model, self.tokenizer = load(folder, device="cpu", dtype=dtype)
         self.hf = load_xglm(folder, getattr(torch, dtype))
         self.lm = load_harness(self.hf, self.tokenizer, batch=1)  # the harness's default
-        self.prompt = build_prompt(self.model.config, self.tokenizer, task, K, SEED)
-        self.queries = [encode_query(self.tokenizer, example) for example in task.evaluation]
-        answers = encode_answers(self.tokenizer, task.answers)
-        assert all(len(ids) == 1 for ids in answers), "the peers score answers of one token"
-        self.answers = [ids[0] for ids in answers]
+        encoded = encode_task(self.model.config, self.tokenizer, task, K, SEED)
+        self.prompt, self.queries = encoded.prompt, encoded.queries
+        assert all(len(ids) == 1 for ids in encoded.answers), "the peers score answers of one token"
+        self.answers = [ids[0] for ids in encoded.answers]
         self.by_length = sorted(range(len(self.queries)), key=lambda i: len(self.queries[i]))
 
     def about(self) -> dict[str, Any]:
@@ -159,7 +158,8 @@ def against_limit(setting: Setting, batch: int) -> dict[str, Any]:
     """Ours against its own matrix products alone, batch by batch: a batch of ours, then its products."""
 
     def batches():
-        return stream(setting.model, setting.tokenizer, setting.task, setting.prompt, batch_size=batch)
+        encoded = encode_task(setting.model.config, setting.tokenizer, setting.task, K, SEED)
+        yield from stream(setting.model, encoded, batch_size=batch)
 
     products, running = [], batches()
     while True:  # notes the products of each batch; the prefix is encoded with the first

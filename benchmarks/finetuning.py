@@ -13,8 +13,9 @@ from common import budget, checkpoint, config_of, parse, record, seconds, spread
 from peers import load_xglm
 
 from iclnb import load
-from iclnb.finetune import train_on, training_sequences
+from iclnb.finetune import train_on
 from iclnb.memory import finetuning_bytes
+from iclnb.prompts import build_prompt
 
 K, SEED, RATE, TOLERANCE = 32, 1, 0.05, 1e-5
 FREE_GPU = 15  # GB that a free Colab T4 leaves
@@ -30,7 +31,7 @@ def main() -> None:
     task = task_of("sst2", options)
     folder = checkpoint("tiny" if options.quick else "125M", task)
     model, tokenizer = load(folder, device="cpu", dtype="float32")
-    sequences = training_sequences(model, tokenizer, task, 4 if options.quick else K, SEED)
+    sequences = build_prompt(model.config, tokenizer, task, 4 if options.quick else K, SEED).sequences
     times, results = {"ours": [], "transformers": []}, {}
 
     def ours():

@@ -19,10 +19,10 @@ from common import SHAPES, Clock, budget, config_of, folder_for, parse, record, 
 
 from iclnb.evaluate import stream
 from iclnb.experiment import measure_streams
-from iclnb.finetune import finetune
+from iclnb.finetune import train_on
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.passes import common_opening
-from iclnb.prompts import build_prompt, encode_query
+from iclnb.prompts import encode_task
 from iclnb.tasks import TASKS
 
 SEED, RATE = 1, 1e-3
@@ -120,25 +120,24 @@ class Timed:
 def one_task(model: GPT, tokenizer, task, k: int, batch_size: int | None, limit: int | None) -> dict:
     """Seconds and operations of each part for one task."""
     with Clock() as tuning:
-        tuned = finetune(model, tokenizer, task, k, SEED, RATE, record=True)
-    icl, zsl = (build_prompt(model.config, tokenizer, task, shots, SEED) for shots in (k, 0))
-    how = {"limit": limit, "record": True, "batch_size": batch_size}
+        icl = encode_task(model.config, tokenizer, task, k, SEED, limit)
+        tuned = train_on(model, icl.prompt.sequences, RATE, record=True)
+    zsl, how = icl.zero_shot, {"record": True, "batch_size": batch_size}
     runs = {
-        "zsl": Timed(stream(model, tokenizer, task, zsl, **how)),
-        "ft": Timed(stream(tuned.model, tokenizer, task, zsl, **how)),
-        "icl": Timed(stream(model, tokenizer, task, icl, **how)),
+        "zsl": Timed(stream(model, zsl, **how)),
+        "ft": Timed(stream(tuned.model, zsl, **how)),
+        "icl": Timed(stream(model, icl, **how)),
     }
     with Clock() as whole:
         measure_streams(runs["zsl"], runs["ft"], runs["icl"], icl, tuned.queries)
     times = {name: run.seconds for name, run in runs.items()}
-    queries = [encode_query(tokenizer, example) for example in task.evaluation[:limit]]
-    opening = len(common_opening(queries))  # encoded once, with the prefix
-    lengths = [len(query) - opening for query in queries]
-    P = {name: len(prompt.prefix) + opening for name, prompt in (("zsl", zsl), ("icl", icl))}
+    opening = len(common_opening(icl.queries))  # encoded once, with the prefix
+    lengths = [len(query) - opening for query in icl.queries]
+    P = {name: len(encoded.prompt.prefix) + opening for name, encoded in (("zsl", zsl), ("icl", icl))}
     trained = [len(rows) + 1 for rows in tuned.queries]
     return {
-        "k": icl.k,
-        "prefix": len(icl.prefix),
+        "k": icl.prompt.k,
+        "prefix": len(icl.prompt.prefix),
         "tokens": P["icl"] + sum(lengths),
         "n": len(lengths),
         "seconds": times | {"FT": tuning.seconds, "measures": whole.seconds - sum(times.values())},

@@ -18,7 +18,7 @@ from common import checkpoint, parse, record, table, task_of
 
 from iclnb import few_shot, load
 from iclnb.experiment import run_task
-from iclnb.prompts import build_prompt, encode_answers, encode_query
+from iclnb.prompts import encode_task
 
 SEED, BATCH, MB = 1, 16, 1e6
 WAYS = {
@@ -65,7 +65,8 @@ def measure(way: str, queries: int, k: int, options: argparse.Namespace) -> dict
     task = task_of("sst2", options)
     folder = checkpoint("tiny" if options.quick else "125M", task)
     model, tokenizer = load(folder, device=options.device, dtype=options.dtype)
-    prompt = build_prompt(model.config, tokenizer, task, k, SEED)
+    encoded = encode_task(model.config, tokenizer, task, k, SEED)
+    prompt = encoded.prompt
     if way == "few_shot":
 
         def work(n, shots):
@@ -79,13 +80,12 @@ def measure(way: str, queries: int, k: int, options: argparse.Namespace) -> dict
     else:
         from peers import encode_prefix, load_xglm, repeated_cache  # transformers' model code, which ours needs none of
 
-        hf, answers = load_xglm(folder, model.embed_tokens.weight.dtype), encode_answers(tokenizer, task.answers)
-        ids = [encode_query(tokenizer, example) for example in task.evaluation]
+        hf = load_xglm(folder, model.embed_tokens.weight.dtype)
         del model
 
         def work(n, shots):
             prefix = encode_prefix(hf, prompt.prefix if shots == k else prompt.prefix[:16])
-            repeated_cache(hf, prefix, ids[:n], [a[0] for a in answers], BATCH)
+            repeated_cache(hf, prefix, encoded.queries[:n], [a[0] for a in encoded.answers], BATCH)
 
     work(2, min(k, 1))
     before = restart_peak(options.device)

@@ -11,14 +11,16 @@ import pandas as pd
 import torch
 
 import iclnb
-from iclnb.checkpoints import load, resolve_device
+from iclnb.checkpoints import resolve_device
 from iclnb.evaluate import POSITIONS
-from iclnb.experiment import check_arguments, resolve_seed_and_rate, run_task
-from iclnb.paths import chosen_model
+from iclnb.experiment import resolve_seed_and_rate
+from iclnb.finetune import DivergedError
+from iclnb.grid import Setting, loaded_task, look, recorded
+from iclnb.paths import chosen_model, results_folder
 from iclnb.perplexity import Perplexity
 from iclnb.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
-from iclnb.results import Results, fingerprint
-from iclnb.tasks import TASKS, load_task
+from iclnb.results import Results
+from iclnb.tasks import TASKS, Task
 from iclnb.text import TextFile, TextStream, hub_tokenizer
 from iclnb.training import Data, find_accelerator, place
 
@@ -42,49 +44,28 @@ def table(options: argparse.Namespace) -> None:
     """Compare in-context learning with fine-tuning on each task, and print what was found."""
     say = (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     names = TASKS if options.task == "all" else tuple(options.task.split(","))
-    tasks = [load_task(name, options.source) for name in names]
+    tasks = [loaded_task(name, options.source) for name in names]
+    settings = [setting_of(task, options) for task in tasks]
     say(f"loading {options.model}")
-    model, tokenizer = load(options.model, options.device, options.dtype)
-    for task in tasks:
-        check_arguments(model, tokenizer, task, options.k, options.seed, options.lr, options.limit)
     results, records = Results(options.out), {}
+    configurations = [look(results, setting)[0] for setting in settings]
     results.prepare()
-    for number, task in enumerate(tasks, start=1):
-        where = f"[{number}/{len(tasks)}] {task.name}"
-        seed, lr = resolve_seed_and_rate(task, options.seed, options.lr)
-        config = {
-            "model": options.model,
-            "weights": fingerprint(model),
-            "dtype": str(model.embed_tokens.weight.dtype).removeprefix("torch."),
-            "task": task.name,
-            "source": task.source,
-            "examples": fingerprint(task),
-            "k": options.k,
-            "seed": seed,
-            "lr": lr,
-            "limit": options.limit,
-            "position": options.position,
-        }
-        record = results.find(config)
-        if record is None:
-            record = run_task(
-                model,
-                tokenizer,
-                task,
-                k=options.k,
-                seed=seed,
-                lr=lr,
-                limit=options.limit,
-                position=options.position,
-                batch_size=options.batch_size,
-                say=lambda text, where=where: say(f"{where}: {text}"),
-            )
-            file = results.save(config, record)
-            say(f"{where}: stored in {file}")
-        else:
-            say(f"{where}: found in {results.file(config)}")
-        records[task.name] = record
+    for number, (setting, config) in enumerate(zip(settings, configurations, strict=True), start=1):
+        where = f"[{number}/{len(settings)}] {setting.task}"
+        record = recorded(results, setting, say=lambda text, where=where: say(f"{where}: {text}"))
+        if record["diverged"]:
+            raise DivergedError(record["diverged"])
+        say(f"{where}: stored in {results.file(config)}")
+        records[setting.task] = record
     print(json.dumps(records, indent=1) if options.json else render(records, options))
+
+
+def setting_of(task: Task, options: argparse.Namespace) -> Setting:
+    """The setting of a grid that `table` shows for one task."""
+    seed, lr = resolve_seed_and_rate(task, options.seed, options.lr)
+    names = ("model", "source", "k", "limit", "position", "device", "dtype", "batch_size")
+    same = {name: getattr(options, name) for name in names}
+    return Setting(task=task.name, method="compare", seed=seed, lr=lr, **same)
 
 
 def render(records: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
@@ -132,9 +113,12 @@ def _average(values) -> float:
     return pd.Series(list(values)).mean()
 
 
-def _rate(text: str) -> float | str:
+def rate(text: str) -> float | str:
     """ "held-out" and "published" as they are, anything else as a number."""
-    return text if text in ("held-out", "published") else float(text)
+    try:
+        return text if text in ("held-out", "published") else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor held-out nor published") from error
 
 
 def run_pretraining(options: argparse.Namespace) -> None:
@@ -223,12 +207,12 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--limit", type=int, help="evaluation examples a task (default: all, at most 2,000)")
     sub.add_argument("--k", type=int, default=32, help="demonstrations (default: 32, or as many as fit)")
     sub.add_argument("--seed", type=int, help="of the demonstrations (default: 1, or the published one)")
-    sub.add_argument("--lr", type=_rate, default="held-out", help="a number, held-out (default) or published")
+    sub.add_argument("--lr", type=rate, default="held-out", help="a number, held-out (default) or published")
     sub.add_argument("--position", choices=POSITIONS, default="query", help="recorded position (default: query)")
     sub.add_argument("--batch-size", type=int, help="queries a forward pass (default: from free memory)")
     sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     sub.add_argument("--dtype", default="auto", help="auto (default), float32, float64, float16 or bfloat16")
-    sub.add_argument("--out", default="results", help="folder of stored results (default: results)")
+    sub.add_argument("--out", default=results_folder(), help="of stored results (default: ICLNB_RESULTS or results)")
     sub.add_argument("--json", action="store_true", help="print JSON instead of the table")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -3,13 +3,12 @@
 A similarity of in-context learning and fine-tuning means something if it falls when one of these takes their place.
 """
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from iclnb.finetune import trained_parameters
+from iclnb.finetune import sharing_copy, trained_parameters
 from iclnb.gpt import GPT
 from iclnb.precision import widen
 
@@ -46,15 +45,18 @@ def random_update(model: GPT, tuned: GPT, seed: int, scale: float = 1.0) -> GPT:
         tuned: after it.
         seed: of the directions, which are drawn from a normal distribution.
         scale: factor on the distance.
+
+    Returns:
+        A new model, which shares all but keys and values with the given one.
     """
-    moved = copy.deepcopy(model)
+    moved = sharing_copy(model, trained_parameters(model))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in trained_parameters(moved).items():
             update = widen(tuned.get_parameter(name)) - widen(p)
             noise = torch.randn(p.shape, generator=generator).to(update)  # drawn alike for every dtype and device
             p.copy_(widen(p) + scale * update.norm() / noise.norm() * noise)
-    return moved
+    return moved.requires_grad_(True)
 
 
 def scrambled(sequences: Sequence[list[int]], seed: int) -> list[list[int]]:

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from iclnb.gpt import GPT, Prefix
 from iclnb.memory import free_bytes, query_bytes
-from iclnb.passes import branch, common_opening, halving, neighbours
-from iclnb.prompts import Prompt, build_prompt, encode_answers, encode_query
+from iclnb.passes import back_in_order, branch, common_opening, halving, neighbours
+from iclnb.prompts import EncodedTask, Prompt, encode_task
 from iclnb.recorder import Recorder
 from iclnb.tasks import Task
 
@@ -39,18 +39,20 @@ class Internals:
         scores: for each query, logits of the position to the query's own tokens, (L, H, own tokens), without `<s>`.
         prefix_scores: logits of the position to each token of the prompt, summed over heads, (n, L, P).
         query: query vectors, scaled by 1 / sqrt(D), all heads side by side, (n, L, C).
+        dtype: in which the model computed them, and to whose last digits they are therefore exact.
     """
 
     output: Tensor
     scores: list[Tensor]
     prefix_scores: Tensor
     query: Tensor
+    dtype: torch.dtype = torch.float32
 
     def __getitem__(self, rows: Sequence[int]) -> "Internals":
         """The internals of some of the examples."""
         index = torch.tensor(rows, dtype=torch.long)
         scores = [self.scores[i] for i in rows]
-        return Internals(self.output[index], scores, self.prefix_scores[index], self.query[index])
+        return Internals(self.output[index], scores, self.prefix_scores[index], self.query[index], self.dtype)
 
     @staticmethod
     def join(parts: Sequence["Internals"]) -> "Internals":
@@ -59,7 +61,7 @@ class Internals:
         output, prefix_scores, query = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("output", "prefix_scores", "query")
         )
-        return Internals(output, scores, prefix_scores, query)
+        return Internals(output, scores, prefix_scores, query, parts[0].dtype)
 
 
 @dataclass
@@ -151,40 +153,28 @@ def few_shot(
         ValueError: bad k, limit, batch_size or position; a query that is empty or does not fit.
         NotFiniteError: the model's log-probabilities are not finite.
     """
-    prompt = build_prompt(model.config, tokenizer, task, k, seed)
-    batches = stream(
-        model,
-        tokenizer,
-        task,
-        prompt,
-        limit=limit,
-        record=record,
-        position=position,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return collect(list(batches), task, prompt)
+    encoded = encode_task(model.config, tokenizer, task, k, seed, limit)
+    return predict(model, encoded, record=record, position=position, batch_size=batch_size, progress=progress)
 
 
-def queries_of(task: Task, limit: int | None) -> Sequence:
-    """The first `limit` evaluation examples.
+def predict(model: GPT, encoded: EncodedTask, **options: Any) -> Predictions:
+    """few_shot for a task that is encoded already; `options` are those of stream."""
+    return collect(list(stream(model, encoded, **options)), encoded)
 
-    Raises:
-        ValueError: limit is smaller than 1.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; it must be at least 1, or None for all")
-    return task.evaluation[:limit]
+
+def check_options(position: str, batch_size: int | None) -> None:
+    """Raises ValueError for a position or batch size that few_shot does not take."""
+    if position not in POSITIONS:
+        raise ValueError(f"position is {position!r}; accepted are {', '.join(map(repr, POSITIONS))}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None to follow free memory")
 
 
 @torch.no_grad()
 def stream(
     model: GPT,
-    tokenizer: Any,
-    task: Task,
-    prompt: Prompt,
+    encoded: EncodedTask,
     *,
-    limit: int | None = None,
     record: bool = False,
     position: str = "query",
     batch_size: int | None = None,
@@ -194,21 +184,16 @@ def stream(
 
     The keys and values of the prompt, and of the tokens that all queries open with, are computed once. Every query
     continues them, so a few-shot query costs no more tokens than a zero-shot one. Where memory is short, a batch takes
-    several passes. Arguments as in few_shot, with the prompt already built.
+    several passes. Arguments as in few_shot, with the task already encoded.
 
     Yields:
         Batches, whose rows together are 0 .. n - 1.
     """
-    if position not in POSITIONS:
-        raise ValueError(f"position is {position!r}; accepted are {', '.join(map(repr, POSITIONS))}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None to follow free memory")
-    queries = [encode_query(tokenizer, example) for example in queries_of(task, limit)]
-    answers = encode_answers(tokenizer, task.answers)
-    device = model.embed_tokens.weight.device
-    opening = common_opening(queries)  # O tokens
-    prefix = model.encode_prefix(torch.tensor([prompt.prefix + opening], device=device))  # (1, P + O)
-    queries = [query[len(opening) :] for query in queries]
+    check_options(position, batch_size)
+    answers, device = encoded.answers, model.embed_tokens.weight.device
+    opening = common_opening(encoded.queries)  # O tokens
+    prefix = model.encode_prefix(torch.tensor([encoded.prompt.prefix + opening], device=device))  # (1, P + O)
+    queries = [query[len(opening) :] for query in encoded.queries]
     order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
     size, padding = batch_size or BATCH.get(device.type, BATCH["cpu"]), PADDING.get(device.type, PADDING["cpu"])
     batches = neighbours([len(queries[i]) for i in order], size, padding)
@@ -218,7 +203,9 @@ def stream(
     def score(some: list[list[int]]) -> tuple[Tensor, Internals | None]:
         return _score(model, prefix, some, answers, record, position, len(opening))
 
-    for run in tqdm(batches, desc=f"{task.name}, k = {prompt.k}", unit="batch", disable=not progress, leave=False):
+    for run in tqdm(
+        batches, desc=f"{encoded.name}, k = {encoded.prompt.k}", unit="batch", disable=not progress, leave=False
+    ):
         rows = order[run]
         parts, fitted = halving(score, [queries[i] for i in rows], most)
         if fitted < most == at_first:
@@ -290,15 +277,14 @@ def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:
         scores=[row[:, :, P : P + int(stop) + 1].cpu() for row, stop in zip(scores, at, strict=True)],
         prefix_scores=scores[..., :P].sum(2).cpu(),  # (B, L, P)
         query=(query / query.shape[-1] ** 0.5).flatten(2).cpu(),  # (B, L, C)
+        dtype=recorder.layers["output"][0].dtype,
     )
 
 
-def collect(batches: Sequence[Batch], task: Task, prompt: Prompt) -> Predictions:
+def collect(batches: Sequence[Batch], encoded: EncodedTask) -> Predictions:
     """Predictions from all batches of a stream, put back into the order of the evaluation split."""
-    rows = [row for batch in batches for row in batch.rows]  # n
-    back = sorted(range(len(rows)), key=rows.__getitem__)  # n
+    back = back_in_order([row for batch in batches for row in batch.rows])  # n
     log_probs = torch.cat([batch.log_probs for batch in batches])[back].float()  # (n, classes)
-    labels = torch.tensor([task.evaluation[row].label for row in sorted(rows)])  # (n,)
     recorded = batches[0].internals is not None
     internals = Internals.join([batch.internals for batch in batches])[back] if recorded else None
-    return Predictions(log_probs, labels, prompt, internals)
+    return Predictions(log_probs, torch.tensor(encoded.labels), encoded.prompt, internals)

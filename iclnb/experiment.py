@@ -3,21 +3,35 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from iclnb import compare
-from iclnb.evaluate import Batch, NotFiniteError, Predictions, collect, queries_of, stream, zero_shot
-from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, finetune, train_on, training_sequences
+from iclnb.evaluate import Batch, NotFiniteError, Predictions, check_options, collect, predict, stream
+from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
 from iclnb.gpt import GPT
-from iclnb.prompts import Prompt, build_prompt
+from iclnb.passes import back_in_order
+from iclnb.prompts import EncodedTask, encode_task
 from iclnb.tasks import Task
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
+SPLITS = ("held-out", "evaluation")
+
+
+class Plan(NamedTuple):
+    """What run_task works on, checked and encoded before any long work.
+
+    `judge` are the held-out training examples that choose the learning rate, None where `lr` is a number.
+    """
+
+    encoded: EncodedTask
+    judge: EncodedTask | None
+    seed: int
+    lr: float | str
 
 
 def run_task(
@@ -52,67 +66,76 @@ def run_task(
         ValueError: bad arguments.
         DivergedError: fine-tuning diverged at every rate that was tried.
     """
-    seed, lr = resolve_seed_and_rate(task, seed, lr)
-    grid = []
-    if lr == "held-out":
+    options = {"position": position, "batch_size": batch_size}
+    plan = make_plan(model, tokenizer, task, k=k, seed=seed, lr=lr, limit=limit, **options)
+    encoded, lr, grid = plan.encoded, plan.lr, []
+    if plan.judge is not None:
         say("choosing a learning rate on held-out training examples")
-        most = HELD_OUT if limit is None else min(HELD_OUT, limit)  # no finer than what is asked for in the end
-        grid = rate_grid(model, tokenizer, task, k, seed, limit=most, batch_size=batch_size)
+        grid = accuracy_by_rate(model, encoded.prompt.sequences, plan.judge, RATES, batch_size)
         lr = best_rate(grid)
     say(f"fine-tuning with lr = {lr:g}")
-    tuned = finetune(model, tokenizer, task, k, seed, lr, record=True)
+    tuned = train_on(model, encoded.prompt.sequences, lr, record=True)
     say("zero-shot, fine-tuned and in-context predictions")
-    icl_prompt, zsl_prompt = (build_prompt(model.config, tokenizer, task, shots, seed) for shots in (k, 0))
-    options = {"limit": limit, "record": True, "position": position, "batch_size": batch_size}
-    batches, found = measure_streams(
-        stream(model, tokenizer, task, zsl_prompt, **options),
-        stream(tuned.model, tokenizer, task, zsl_prompt, **options),
-        stream(model, tokenizer, task, icl_prompt, **options),
-        icl_prompt,
-        tuned.queries,
-    )
-    prompts = {"zsl": zsl_prompt, "ft": zsl_prompt, "icl": icl_prompt}
-    runs = {name: collect(batches[name], task, prompt) for name, prompt in prompts.items()}
+    asked = ((model, encoded.zero_shot), (tuned.model, encoded.zero_shot), (model, encoded))  # ZSL, FT, ICL
+    streams = (stream(student, questions, record=True, **options) for student, questions in asked)
+    runs, found = measure_streams(*streams, encoded, tuned.queries)
     return {
-        "n": len(runs["zsl"].labels),
-        "k_used": icl_prompt.k,
-        "seed": seed,
+        "n": len(encoded.queries),
+        "k_used": encoded.prompt.k,
+        "seed": plan.seed,
         "lr": lr,
         "grid": grid,
         "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
-        "measures": recall_entry(**runs) | found,
+        "measures": found,
     }
 
 
+def make_plan(
+    model: GPT, tokenizer: Any, task: Task, *, k: int, seed: int | None, lr: float | str, limit: int | None, **options
+) -> Plan:
+    """The plan of run_task from its arguments; raises ValueError for whatever it would refuse."""
+    seed, lr = resolve_seed_and_rate(task, seed, lr)
+    check_options(**options)
+    if k < 1:
+        raise ValueError(f"k is {k}; comparing in-context learning with fine-tuning needs at least 1 demonstration")
+    encoded, judge = encode_task(model.config, tokenizer, task, k, seed, limit), None
+    if encoded.prompt.k < 1:
+        raise ValueError(
+            f"k is {k}, but no demonstration of task {task.name} fits beside its longest query in the model's "
+            f"{model.config.n_positions} positions"
+        )
+    if lr == "held-out":
+        most = HELD_OUT if limit is None else min(HELD_OUT, limit)  # no finer than what is asked for in the end
+        judge = encode_task(model.config, tokenizer, held_out(task, k, seed, most), 0, seed)
+    return Plan(encoded, judge, seed, lr)
+
+
 def measure_streams(
-    zsl: Iterator[Batch], ft: Iterator[Batch], icl: Iterator[Batch], prompt: Prompt, queries: Sequence[Tensor]
-) -> tuple[dict[str, list[Batch]], dict[str, Any]]:
+    zsl: Iterator[Batch], ft: Iterator[Batch], icl: Iterator[Batch], encoded: EncodedTask, queries: Sequence[Tensor]
+) -> tuple[dict[str, Predictions], dict[str, Any]]:
     """Take three recorded runs batch by batch, so that no more than one batch of internals is ever held.
 
     Args:
         zsl, ft, icl: streams over the same examples in the same batches.
-        prompt: of the in-context run.
+        encoded: the task of the in-context run.
         queries: query vectors recorded during fine-tuning.
 
     Returns:
-        The batches of each run, "zsl", "ft" and "icl", without internals; and the measures as `measures` gives them.
+        The predictions of each run, "zsl", "ft" and "icl", without internals; and what `measures` returns.
     """
-    kept = {"zsl": [], "ft": [], "icl": []}
+    kept: dict[str, list[Batch]] = {"zsl": [], "ft": [], "icl": []}
     values: dict[str, list[Tensor]] = {}
     for z, f, i in zip(zsl, ft, icl, strict=True):
-        found = compare.all_measures(z.internals, f.internals, i.internals, prompt.spans, queries, z.rows)
+        found = compare.all_measures(z.internals, f.internals, i.internals, encoded.prompt.spans, queries, z.rows)
         for name, tensor in found.items():
             values.setdefault(name, []).append(tensor)  # (B, L), fewer rows for Kendall
-        for name, batch in (("zsl", z), ("ft", f), ("icl", i)):
-            kept[name].append(dataclasses.replace(batch, internals=None))
+        for batches, batch in zip(kept.values(), (z, f, i), strict=True):
+            batches.append(dataclasses.replace(batch, internals=None))
+    runs = {name: collect(batches, encoded if name == "icl" else encoded.zero_shot) for name, batches in kept.items()}
     rows = [row for batch in kept["zsl"] for row in batch.rows]  # n
-    return kept, {name: layered_entry(_in_order(torch.cat(parts), rows)) for name, parts in values.items()}
-
-
-def _in_order(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """Values (m, L) of the examples `rows` below m, or of all, in the order of the evaluation split."""
-    mine = [row for row in rows if row < len(values)] if len(values) < len(rows) else rows
-    return values[sorted(range(len(mine)), key=mine.__getitem__)]
+    joined = {name: torch.cat(parts) for name, parts in values.items()}  # (n, L) each, the first m rows for Kendall
+    ordered = {name: x[back_in_order([row for row in rows if row < len(x)])] for name, x in joined.items()}
+    return runs, _entries(**runs, found=ordered)
 
 
 def resolve_seed_and_rate(task: Task, seed: int | None, lr: float | str) -> tuple[int, float | str]:
@@ -153,13 +176,28 @@ def rate_grid(
 
     Returns:
         For each rate {"lr", "accuracy"}; accuracy is None where fine-tuning diverged.
+
+    Raises:
+        ValueError: an unknown split, or bad arguments.
     """
-    judge = held_out(task, k, seed, limit) if on == "held-out" else task
-    sequences, rows = training_sequences(model, tokenizer, task, k, seed), []
+    if on not in SPLITS:
+        raise ValueError(f"on is {on!r}; accepted are {', '.join(map(repr, SPLITS))}")
+    check_options("query", batch_size)
+    encoded = encode_task(model.config, tokenizer, task, k, seed, limit)
+    judge = encoded.zero_shot
+    if on == "held-out":
+        judge = encode_task(model.config, tokenizer, held_out(task, k, seed, limit), 0, seed)
+    return accuracy_by_rate(model, encoded.prompt.sequences, judge, rates, batch_size)
+
+
+def accuracy_by_rate(
+    model: GPT, sequences: Sequence[list[int]], judge: EncodedTask, rates: Sequence[float], batch_size: int | None
+) -> list[dict[str, Any]]:
+    """rate_grid for training sequences and a task that are encoded already."""
+    rows = []
     for lr in rates:
         try:
-            student = train_on(model, sequences, lr).model
-            accuracy = zero_shot(student, tokenizer, judge, limit=limit, batch_size=batch_size).accuracy
+            accuracy = predict(train_on(model, sequences, lr).model, judge, batch_size=batch_size).accuracy
         except (DivergedError, NotFiniteError):  # the last update may spoil the weights after the last loss
             accuracy = None
         rows.append({"lr": lr, "accuracy": accuracy})
@@ -170,8 +208,10 @@ def held_out(task: Task, k: int, seed: int, limit: int | None = HELD_OUT) -> Tas
     """The task with its evaluation split replaced by training examples that are no demonstrations.
 
     Raises:
-        ValueError: the train split has no example beyond the k demonstrations.
+        ValueError: limit is smaller than 1, or the train split has no example beyond the k demonstrations.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1, or None for all")
     if k >= len(task.train):
         raise ValueError(
             f"k is {k}, which leaves none of the {len(task.train)} training examples of {task.name} to hold out"
@@ -205,15 +245,17 @@ def measures(zsl: Predictions, ft: Predictions, icl: Predictions, queries: Seque
         zsl, ft, icl: recorded runs on the same examples.
         queries: query vectors recorded during fine-tuning.
     """
-    rows = range(len(zsl.labels))
-    found = compare.all_measures(zsl.internals, ft.internals, icl.internals, icl.prompt.spans, queries, rows)
-    return recall_entry(zsl, ft, icl) | {name: layered_entry(values) for name, values in found.items()}
+    found = compare.all_measures(
+        zsl.internals, ft.internals, icl.internals, icl.prompt.spans, queries, range(len(zsl.labels))
+    )
+    return _entries(zsl, ft, icl, found)
 
 
-def recall_entry(zsl: Predictions, ft: Predictions, icl: Predictions) -> dict[str, Any]:
-    """Rec2FTP with its two counts; its mean is None where it is undefined."""
+def _entries(zsl: Predictions, ft: Predictions, icl: Predictions, found: dict[str, Tensor]) -> dict[str, Any]:
+    """Rec2FTP with its two counts, its mean None where it is undefined; and the measures by example and layer."""
     recall = compare.rec2ftp(zsl, ft, icl)
-    return {"rec2ftp": {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}}
+    entry = {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}
+    return {"rec2ftp": entry} | {name: layered_entry(values) for name, values in found.items()}
 
 
 def layered_entry(values: Tensor) -> dict[str, Any]:
@@ -228,18 +270,3 @@ def bootstrap_interval(values: np.ndarray, draws: int = 1000, seed: int = 0) -> 
     means = rng.choice(values, size=(draws, len(values)), replace=True).mean(1)  # (draws,)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def check_arguments(model: GPT, tokenizer: Any, task: Task, k: int, seed: int | None, lr, limit: int | None) -> None:
-    """Raise for whatever run_task would refuse, before any long work."""
-    seed, lr = resolve_seed_and_rate(task, seed, lr)
-    queries_of(task, limit)
-    if k < 1:
-        raise ValueError(f"k is {k}; comparing in-context learning with fine-tuning needs at least 1 demonstration")
-    if build_prompt(model.config, tokenizer, task, k, seed).k < 1:
-        raise ValueError(
-            f"k is {k}, but no demonstration of task {task.name} fits beside its longest query in the model's "
-            f"{model.config.n_positions} positions"
-        )
-    if lr == "held-out":
-        held_out(task, k, seed)

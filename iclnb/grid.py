@@ -15,12 +15,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from iclnb.checkpoints import load
-from iclnb.evaluate import NotFiniteError, Predictions, few_shot, queries_of, zero_shot
-from iclnb.experiment import accuracy_entry, check_arguments, held_out, run_task
-from iclnb.finetune import DivergedError, finetune
+from iclnb.evaluate import NotFiniteError, Predictions, check_options, predict
+from iclnb.experiment import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
+from iclnb.finetune import DivergedError, train_on
 from iclnb.gpt import GPT
-from iclnb.prompts import build_prompt
-from iclnb.results import Results, fingerprint
+from iclnb.prompts import EncodedTask, encode_task
+from iclnb.results import Results, identity
 from iclnb.tasks import Task, load_task
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ class Setting:
         limit: evaluation examples; None is all.
         held_out: for "ft", how many training examples that are no demonstrations are predicted too.
         position: for "compare", as in few_shot.
+        device, dtype: as in iclnb.load.
+        batch_size: as in few_shot.
 
     Raises:
-        ValueError: an unknown method, or a learning rate that it does not take.
+        ValueError: an unknown method or position, a learning rate that the method does not take, or a number that is
+            too small.
     """
 
     model: str
@@ -58,6 +61,9 @@ class Setting:
     limit: int | None = None
     held_out: int = 0
     position: str = "query"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -69,10 +75,17 @@ class Setting:
             raise ValueError(f"lr is {self.lr!r}; fine-tuning takes a positive number")
         if self.method == "compare" and not number and self.lr not in ("held-out", "published"):
             raise ValueError(f"lr is {self.lr!r}; a comparison takes a positive number, 'held-out' or 'published'")
+        if self.held_out < 0:
+            raise ValueError(f"held_out is {self.held_out}; it must be at least 0")
+        check_options(self.position, self.batch_size)
 
 
-def run_setting(setting: Setting) -> dict[str, Any]:
+def run_setting(setting: Setting, **progress: Any) -> dict[str, Any]:
     """Compute one setting.
+
+    Args:
+        setting: what to compute.
+        progress: for "compare", `say` as in run_task.
 
     Returns:
         For "compare" the record of run_task. Otherwise `n` examples, `k_used` demonstrations, `accuracy` with its 95 %
@@ -82,20 +95,17 @@ def run_setting(setting: Setting) -> dict[str, Any]:
     Raises:
         DivergedError, NotFiniteError: fine-tuning diverged.
     """
-    (model, tokenizer), task = loaded(setting.model), loaded_task(setting.task, setting.source)
     if setting.method == "compare":
-        options = {"limit": setting.limit, "position": setting.position}
-        return run_task(model, tokenizer, task, k=setting.k, seed=setting.seed, lr=setting.lr, **options)
+        return run_task(*_loaded(setting), **_comparison(setting), **progress)
+    model, encoded, judge = _encoded(setting)
     if setting.method == "icl":
-        run = few_shot(model, tokenizer, task, setting.k, setting.seed, limit=setting.limit)
-        return _entry(run) | {"k_used": run.prompt.k}
-    tuned = finetune(model, tokenizer, task, setting.k, setting.seed, setting.lr)
-    record = _entry(zero_shot(tuned.model, tokenizer, task, limit=setting.limit))
-    if setting.held_out:
-        judge = held_out(task, setting.k, setting.seed, setting.held_out)
-        entry = _entry(zero_shot(tuned.model, tokenizer, judge))
+        return _entry(predict(model, encoded, batch_size=setting.batch_size)) | {"k_used": encoded.prompt.k}
+    tuned = train_on(model, encoded.prompt.sequences, setting.lr)
+    record = _entry(predict(tuned.model, encoded.zero_shot, batch_size=setting.batch_size))
+    if judge is not None:
+        entry = _entry(predict(tuned.model, judge, batch_size=setting.batch_size))
         record |= {"held_out_accuracy": entry["accuracy"], "held_out_correct": entry["correct"]}
-    return record | {"k_used": len(tuned.losses), "losses": tuned.losses}
+    return record | {"k_used": encoded.prompt.k, "losses": tuned.losses}
 
 
 def run_grid(
@@ -116,7 +126,7 @@ def run_grid(
             caller that is killed loses only what it was computing; where the workers have another file system, the
             caller stores what they report. None computes here, with a progress bar.
         compute: setting -> record. Another function than run_setting may take a subclass of Setting with more fields;
-            it is known by its module and name, so change the name (or a field) when what it computes changes.
+            it is known by its name, so change the name (or a field) when what it computes changes.
 
     Returns:
         One row a setting, in order, with the columns of Results.table.
@@ -127,36 +137,65 @@ def run_grid(
     results.prepare()
     there = copy.copy(results)
     there.folder = results.folder.absolute()  # a worker may run in another folder
-    known = {}
-    for setting, (config, found) in _each(functools.partial(_look, there, compute), dict.fromkeys(settings), client):
-        known[setting] = config, found
+    known = dict(_each(functools.partial(look, there, compute=compute), dict.fromkeys(settings), client))
     missing = [setting for setting, (_, found) in known.items() if not found]
     quiet = not missing or bool(os.environ.get("TQDM_DISABLE"))  # which tqdm's notebook bar does not ask for
     size = {"total": len(known), "initial": len(known) - len(missing)}
     with tqdm(desc="grid", unit="setting", leave=False, disable=quiet, **size) as bar:
-        for setting, record in _each(functools.partial(_work, there, compute), missing, client):
-            config, _ = known[setting]
-            if results.find(config) is None:
-                results.save(config, record)
+        for setting, record in _each(functools.partial(recorded, there, compute=compute), missing, client):
+            results.get(known[setting][0], lambda record=record: record)
             bar.update()
     return results.table([known[setting][0] for setting in settings])
 
 
+def look(results: Results, setting: Setting, compute: Callable = run_setting) -> tuple[dict[str, Any], bool]:
+    """The configuration of a setting, and whether its record is stored.
+
+    Raises:
+        ValueError: it is not, and run_setting would refuse to compute it.
+    """
+    config = configuration(setting, compute)
+    if results.find(config) is None and (former := results.find(_formerly(config, setting))) is not None:
+        results.save(config, former)
+    found = results.find(config) is not None
+    if not found:
+        _check(setting)
+    return config, found
+
+
+def recorded(
+    results: Results, setting: Setting, compute: Callable[..., dict[str, Any]] = run_setting, **progress: Any
+) -> dict[str, Any]:
+    """The record of one setting, found or else computed and stored; arguments as in run_grid and run_setting."""
+
+    def work() -> dict[str, Any]:
+        try:
+            return {"diverged": None} | compute(setting, **progress)
+        except (DivergedError, NotFiniteError) as error:  # the last update may spoil the weights after the last loss
+            return {"accuracy": None, "diverged": str(error)}
+
+    return results.get(configuration(setting, compute), work)
+
+
 def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str, Any]:
-    """What the record of a setting is found by: the setting, and what model and examples really are."""
-    weights, dtype = _identity(setting.model)
-    return dataclasses.asdict(setting) | {
-        "weights": weights,
-        "dtype": dtype,
-        "examples": _examples(setting.task, setting.source),
-        "compute": f"{compute.__module__}.{compute.__qualname__}",
-    }
+    """What the record of a setting is found by: the setting, and what model, examples, seed and rate really are.
+
+    Where it is computed, and in which batches, is left out: that changes no more than the last digits.
+    """
+    task = loaded_task(setting.task, setting.source)
+    known = _identity(setting.model, setting.device, setting.dtype, setting.task, setting.source)
+    config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
+    if setting.method == "compare":
+        config["seed"], config["lr"] = resolve_seed_and_rate(task, setting.seed, setting.lr)
+    return {name: value for name, value in config.items() if name not in ("device", "batch_size")}
 
 
-@functools.lru_cache(maxsize=1)  # one model at a time: the next one may need the memory
-def loaded(name: str) -> tuple[GPT, Any]:
+def loaded(name: str, device: str = "auto", dtype: str = "auto") -> tuple[GPT, Any]:
     """iclnb.load, once in a process."""
-    return load(name)
+    return _load(name, device, dtype)
+
+
+_load = functools.lru_cache(maxsize=1)(load)  # one model at a time: the next one may need the memory
 
 
 @functools.cache
@@ -179,37 +218,39 @@ def _each(function: Callable, settings: Iterable[Setting], client: "Client | Non
         yield futures[future], value
 
 
-def _look(results: Results, compute: Callable, setting: Setting) -> tuple[dict[str, Any], bool]:
-    """The configuration of a setting, and whether its record is stored; where it is not, whether it can be run."""
-    config = configuration(setting, compute)
-    found = results.find(config) is not None
-    if not found:
-        _check(setting)
-    return config, found
+def _formerly(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """What the record was found by when a function was known by its module, and source and rate as they were asked."""
+    asked = {"source": setting.source, "seed": setting.seed, "lr": setting.lr}
+    return config | asked | {"compute": f"iclnb.grid.{config['compute']}"}
 
 
-def _work(results: Results, compute: Callable, setting: Setting) -> dict[str, Any]:
-    """The record of a setting, stored; a worker may have stored it and died before it could report it."""
-    config = configuration(setting, compute)
-    record = results.find(config)
-    if record is None:
-        try:
-            record = {"diverged": None} | compute(setting)
-        except (DivergedError, NotFiniteError) as error:  # the last update may spoil the weights after the last loss
-            record = {"accuracy": None, "diverged": str(error)}
-        results.save(config, record)
-    return record
+def _loaded(setting: Setting) -> tuple[GPT, Any, Task]:
+    """Model, tokenizer and task of a setting; the task first, which is the quicker to refuse."""
+    task = loaded_task(setting.task, setting.source)
+    return *loaded(setting.model, setting.device, setting.dtype), task
 
 
 def _check(setting: Setting) -> None:
-    """Raise for whatever run_setting would refuse, before any long work."""
-    (model, tokenizer), task = loaded(setting.model), loaded_task(setting.task, setting.source)
+    """Raise ValueError for whatever run_setting would refuse, before any long work."""
     if setting.method == "compare":
-        check_arguments(model, tokenizer, task, setting.k, setting.seed, setting.lr, setting.limit)
-    queries_of(task, setting.limit)
-    build_prompt(model.config, tokenizer, task, setting.k, setting.seed)
+        make_plan(*_loaded(setting), **_comparison(setting))
+    else:
+        _encoded(setting)
+
+
+def _comparison(setting: Setting) -> dict[str, Any]:
+    """The arguments of run_task."""
+    return {name: getattr(setting, name) for name in ("k", "seed", "lr", "limit", "position", "batch_size")}
+
+
+def _encoded(setting: Setting) -> tuple[GPT, EncodedTask, EncodedTask | None]:
+    """Model, task and held-out examples, if there are any, of a setting that is no comparison."""
+    (model, tokenizer, task), judge = _loaded(setting), None
+    encoded = encode_task(model.config, tokenizer, task, setting.k, setting.seed, setting.limit)
     if setting.held_out:
-        held_out(task, setting.k, setting.seed, setting.held_out)
+        examples = held_out(task, setting.k, setting.seed, setting.held_out)
+        judge = encode_task(model.config, tokenizer, examples, 0, setting.seed)
+    return model, encoded, judge
 
 
 def _entry(run: Predictions) -> dict[str, Any]:
@@ -218,12 +259,7 @@ def _entry(run: Predictions) -> dict[str, Any]:
     return {"n": len(run.labels), "accuracy": accuracy["mean"], **interval, "correct": run.correct.int().tolist()}
 
 
-@functools.lru_cache(maxsize=1)
-def _identity(name: str) -> tuple[str, str]:
-    model, _ = loaded(name)
-    return fingerprint(model), str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-
-
 @functools.cache
-def _examples(name: str, source: str) -> str:
-    return fingerprint(loaded_task(name, source))
+def _identity(model: str, device: str, dtype: str, task: str, source: str) -> dict[str, str]:
+    """results.identity, once in a process for each model and task."""
+    return identity(loaded(model, device, dtype)[0], loaded_task(task, source))

@@ -11,9 +11,9 @@ from iclnb.curriculum import Corpus, Phase
 from iclnb.documents import recall, repeats
 from iclnb.evaluate import few_shot
 from iclnb.gpt import GPT
-from iclnb.labels import with_arbitrary_answers
 from iclnb.questions import SENTENCE, translation, what, where, who
 from iclnb.tasks import TASKS, load_task
+from iclnb.variants import with_arbitrary_answers
 
 HELD_OUT = {"rows": 20, "length": 160}  # the documents of Accuracy, of a seed that no training has
 

@@ -1,4 +1,4 @@
-"""How queries become forward passes: what they all open with, which go together, how they fork into answers.
+"""How queries become forward passes: what they all open with, which go together, how they fork, and the way back.
 
 Letters: B sequences of a pass, T tokens of the longest.
 """
@@ -47,6 +47,11 @@ def neighbours(lengths: Sequence[int], size: int, padding: int) -> list[slice]:
             runs.append(slice(start, i))
             start, padded = i, 0
     return [*runs, slice(start, len(lengths))]
+
+
+def back_in_order(rows: Sequence[int]) -> list[int]:
+    """Where each row stands in `rows`, smallest row first: the order that undoes the sorting into batches."""
+    return sorted(range(len(rows)), key=rows.__getitem__)
 
 
 def halving(work: Callable[[Sequence], Any], items: Sequence, most: int) -> tuple[list, int]:

@@ -1,4 +1,4 @@
-"""Where the project's own data lies, which model the environment asks for, and how a file is written."""
+"""Where the project's own data lies, where results go, which model the environment asks for, how a file is written."""
 
 import os
 from pathlib import Path
@@ -20,6 +20,11 @@ def data_folder() -> Path:
 def chosen_model() -> str:
     """The model that the environment variable ICLNB_MODEL names; pocket-gpt where it is not set."""
     return os.environ.get("ICLNB_MODEL") or EMBEDDED
+
+
+def results_folder() -> Path:
+    """The folder of stored results that the environment variable ICLNB_RESULTS names; `results` where it is not set."""
+    return Path(os.environ.get("ICLNB_RESULTS") or "results")
 
 
 def write_whole(file: Path, content: bytes) -> None:

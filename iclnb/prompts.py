@@ -5,7 +5,7 @@ demonstration is the filled template, one space, and its answer; a query is the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from iclnb.gpt import GPTConfig
@@ -31,10 +31,34 @@ class Prompt:
         """Number of demonstrations."""
         return len(self.demonstrations)
 
+    @property
+    def sequences(self) -> list[list[int]]:
+        """What fine-tuning learns from, in the prompt's order: `<s> template answer` of each demonstration."""
+        return [[self.prefix[0], *self.prefix[start:stop]] for start, stop in self.spans]
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text alone, without any special token."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """A task as token ids, made once by `encode_task`: all that prediction and fine-tuning read.
+
+    Args:
+        name: of the task.
+        prompt: what stands before every query, and what fine-tuning learns from.
+        queries: ids of each query that is asked, in the order of the evaluation split.
+        labels: the gold answer's number for each of them.
+        answers: ids of each answer with the space before it.
+    """
+
+    name: str
+    prompt: Prompt
+    queries: list[list[int]]
+    labels: list[int]
+    answers: list[list[int]]
+
+    @property
+    def zero_shot(self) -> "EncodedTask":
+        """The same queries without demonstrations."""
+        return replace(self, prompt=Prompt(self.prompt.prefix[:1], [], []))
 
 
 def encode_query(tokenizer: Any, example: Example) -> list[int]:
@@ -43,31 +67,18 @@ def encode_query(tokenizer: Any, example: Example) -> list[int]:
     Raises:
         ValueError: the text gives no token.
     """
-    ids = encode(tokenizer, example.text)
-    if not ids:
-        raise ValueError(f"the query {example.text!r} is empty")
-    return ids
+    return _encode_queries(tokenizer, [example])[0]
 
 
 def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
     """Token ids of each answer with the space before it."""
-    return [encode(tokenizer, f" {answer}") for answer in answers]
+    return _encode(tokenizer, [f" {answer}" for answer in answers])
 
 
-def encode_demonstration(tokenizer: Any, example: Example, answers: Sequence[str]) -> list[int]:
-    """Token ids of an example followed by its gold answer."""
-    return encode(tokenizer, f"{example.text} {answers[example.label]}")
-
-
-def longest_query(tokenizer: Any, task: Task) -> int:
-    """Tokens of the longest evaluation query with the longest answer, `<s>` included."""
-    answer = max(len(ids) for ids in encode_answers(tokenizer, task.answers))
-    texts = [example.text for example in task.evaluation]
-    return 1 + max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) + answer
-
-
-def build_prompt(config: GPTConfig, tokenizer: Any, task: Task, k: int, seed: int) -> Prompt:
-    """The shared part of a few-shot prompt: `<s>` and as many of the first k demonstrations as fit.
+def encode_task(
+    config: GPTConfig, tokenizer: Any, task: Task, k: int, seed: int, limit: int | None = None
+) -> EncodedTask:
+    """The ids of a task: its prompt of as many of the first k demonstrations as fit, its queries and its answers.
 
     A demonstration that would not leave room for the longest query of the whole evaluation split is dropped, with all
     that follow it; so the number of demonstrations does not depend on which queries are asked.
@@ -78,31 +89,50 @@ def build_prompt(config: GPTConfig, tokenizer: Any, task: Task, k: int, seed: in
         task: source of demonstrations and queries.
         k: demonstrations wanted; 0 is zero-shot.
         seed: of the shuffle of the train split.
+        limit: number of evaluation examples; None is all.
 
     Returns:
-        The prompt; its k may be smaller than asked.
+        The task as ids; its prompt's k may be smaller than asked.
 
     Raises:
-        ValueError: k is negative or larger than the train split, or the longest query does not fit by itself.
+        ValueError: limit is smaller than 1, k is negative or larger than the train split, a query is empty, or the
+            longest one does not fit by itself.
 
     Source: get_data_for_fewshot in the official code.
     """
-    room = longest_query(tokenizer, task)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1, or None for all")
+    demonstrations = task.demonstrations(k, seed)
+    queries, answers = _encode_queries(tokenizer, task.evaluation), encode_answers(tokenizer, task.answers)
+    room = 1 + max(map(len, queries)) + max(map(len, answers))  # of the longest query and answer, with `<s>`
     if room > config.n_positions:
         raise ValueError(
             f"the longest query of task {task.name} has {room} tokens, but the model has {config.n_positions} positions"
         )
-    prefix, spans, used = [config.bos_token_id], [], []
-    for example in task.demonstrations(k, seed):
-        ids = encode_demonstration(tokenizer, example, task.answers)
+    texts = [f"{example.text} {task.answers[example.label]}" for example in demonstrations]
+    prefix, spans = [config.bos_token_id], []
+    for ids in _encode(tokenizer, texts):
         if len(prefix) + len(ids) + 1 + room >= config.n_positions:
             break
         spans.append((len(prefix), len(prefix) + len(ids)))
         prefix += [*ids, config.eos_token_id]
-        used.append(example)
-    return Prompt(prefix, spans, used)
+    prompt = Prompt(prefix, spans, demonstrations[: len(spans)])
+    return EncodedTask(task.name, prompt, queries[:limit], [e.label for e in task.evaluation[:limit]], answers)
 
 
-def training_sequence(config: GPTConfig, tokenizer: Any, example: Example, answers: Sequence[str]) -> list[int]:
-    """The sequence that fine-tuning learns from one demonstration: `<s> template answer`."""
-    return [config.bos_token_id, *encode_demonstration(tokenizer, example, answers)]
+def build_prompt(config: GPTConfig, tokenizer: Any, task: Task, k: int, seed: int) -> Prompt:
+    """The prompt of encode_task alone: `<s>` and as many of the first k demonstrations as fit."""
+    return encode_task(config, tokenizer, task, k, seed).prompt
+
+
+def _encode_queries(tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:
+    queries = _encode(tokenizer, [example.text for example in examples])
+    for ids, example in zip(queries, examples, strict=True):
+        if not ids:
+            raise ValueError(f"the query {example.text!r} is empty")
+    return queries
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text alone, without any special token."""
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from iclnb.gpt import GPT
-from iclnb.paths import __version__, data_folder, write_whole
+from iclnb.paths import __version__, data_folder, results_folder, write_whole
 from iclnb.tasks import Task
 
 
@@ -22,11 +22,12 @@ class Results:
     A file that is damaged, or that another version of iclnb wrote, counts as missing, and that is said once.
 
     Args:
-        folder: made with the first record.
+        folder: made with the first record; None is the one that the environment variable ICLNB_RESULTS names, else
+            `results`.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = results_folder() if folder is None else Path(folder)
         self._said: set[str] = set()
 
     def prepare(self) -> None:
@@ -45,6 +46,14 @@ class Results:
         """The stored record of exactly this configuration, or None."""
         stored = self._read(self.file(config))
         return stored and stored["record"]
+
+    def get(self, config: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record of a configuration: the stored one, else what `compute` gives, which is then stored."""
+        record = self.find(config)
+        if record is None:
+            record = compute()
+            self.save(config, record)
+        return record
 
     def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:
         """Write a record beside its place, then move it there; returns the file."""
@@ -78,7 +87,7 @@ class Results:
             stored = json.loads(file.read_bytes())
             whole = file == self.file(stored["config"]) and isinstance(stored["record"], dict)
             version = stored["version"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or JSON that is no record
             whole = False
@@ -92,6 +101,12 @@ class Results:
         if text not in self._said:
             self._said.add(text)
             warnings.warn(text, stacklevel=4)
+
+
+def identity(model: GPT, task: Task) -> dict[str, str]:
+    """What a record's configuration says of the model and task it comes from, whatever they are called."""
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    return {"weights": fingerprint(model), "dtype": dtype, "examples": fingerprint(task)}
 
 
 def fingerprint(thing: GPT | Task) -> str:

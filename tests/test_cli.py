@@ -8,6 +8,8 @@ import pytest
 from toys import save_checkpoint
 
 import iclnb.__main__ as cli
+from iclnb import grid
+from iclnb.results import Results
 from iclnb.tasks import SPECS
 
 ACCURACIES = {"zsl", "ft", "icl"}
@@ -95,12 +97,12 @@ def test_json_holds_intervals_controls_and_layers(run):
 
 def test_stored_tasks_are_not_computed_again(run, monkeypatch, tmp_path):
     first = run("--lr", "0.01", "--json", "--quiet")
-    monkeypatch.setattr(cli, "run_task", lambda *a, **k: pytest.fail("computed again"))
+    monkeypatch.setattr(grid, "run_task", lambda *a, **k: pytest.fail("computed again"))
     assert run("--lr", "0.01", "--json", "--quiet")[1] == first[1]
 
 
 def test_a_stopped_run_keeps_what_it_finished_and_goes_on_there(run, monkeypatch):
-    whole, done = cli.run_task, []
+    whole, done = grid.run_task, []
 
     def stop_at_second(model, tokenizer, task, **options):
         if done:
@@ -108,12 +110,27 @@ def test_a_stopped_run_keeps_what_it_finished_and_goes_on_there(run, monkeypatch
         done.append(task.name)
         return whole(model, tokenizer, task, **options)
 
-    monkeypatch.setattr(cli, "run_task", stop_at_second)
+    monkeypatch.setattr(grid, "run_task", stop_at_second)
     status, out, err = run("--lr", "0.01")
     assert status == 130 and out == "" and "finished tasks are kept" in err
-    monkeypatch.setattr(cli, "run_task", lambda m, t, task, **o: done.append(task.name) or whole(m, t, task, **o))
+    monkeypatch.setattr(grid, "run_task", lambda m, t, task, **o: done.append(task.name) or whole(m, t, task, **o))
     assert run("--lr", "0.01")[0] == 0
     assert done == ["sst2", "cb"]
+
+
+def test_a_grid_finds_what_the_table_stored_and_the_table_what_a_grid_did(run, model, data, tmp_path, monkeypatch):
+    def settings(seed):
+        where = {"model": str(model), "source": str(data), "method": "compare"}
+        return [grid.Setting(**where, task=name, k=4, seed=seed, lr=0.01) for name in ("sst2", "cb")]
+
+    shown = json.loads(run("--lr", "0.01", "--json", "--quiet")[1])
+    results = Results(tmp_path / "out")
+    theirs = grid.run_grid(settings(2), results)
+    monkeypatch.setattr(grid, "run_task", lambda *a, **k: pytest.fail("computed again"))
+    ours = grid.run_grid(settings(1), results)
+    assert ours["accuracy.icl.mean"].tolist() == [shown[name]["accuracy"]["icl"]["mean"] for name in ("sst2", "cb")]
+    found = json.loads(run("--lr", "0.01", "--seed", "2", "--json", "--quiet")[1])
+    assert theirs["accuracy.icl.mean"].tolist() == [found[name]["accuracy"]["icl"]["mean"] for name in ("sst2", "cb")]
 
 
 @pytest.mark.parametrize("change", [("--seed", "2"), ("--limit", "5"), ("--position", "answer"), ("--lr", "0.02")])
@@ -137,6 +154,7 @@ def test_another_configuration_is_computed_anew(change, run):
         (("--lr", "-1"), "lr is -1.0"),
         (("--device", "tpu9"), "device is 'tpu9'"),
         (("--dtype", "int4"), "dtype is 'int4'"),
+        (("--batch-size", "0"), "batch_size is 0"),
     ],
 )
 def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, run, tmp_path):
@@ -147,16 +165,17 @@ def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, 
 
 
 def test_a_place_that_cannot_be_written_to_is_found_out_before_the_work(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "run_task", lambda *a, **k: pytest.fail("work began"))
+    monkeypatch.setattr(grid, "run_task", lambda *a, **k: pytest.fail("work began"))
     (tmp_path / "file").write_text("")
     status, _, err = run("--out", str(tmp_path / "file"))
     assert status == 2 and "results cannot be stored in" in err
 
 
-def test_a_rate_that_is_no_number_is_refused_by_the_parser(run):
+def test_a_rate_that_is_no_number_is_refused_by_the_parser(run, capsys):
     with pytest.raises(SystemExit) as stop:
-        run("--lr", "big")
+        run("--lr", "abc")
     assert stop.value.code == 2
+    assert "--lr: 'abc' is neither a number nor held-out nor published" in capsys.readouterr().err
 
 
 def test_divergence_is_said_and_is_no_traceback(run):

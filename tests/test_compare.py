@@ -102,14 +102,31 @@ def test_a_similarity_with_no_update_is_zero():
     assert compare.sim_aou(ZSL, ZSL, ICL).abs().max() == 0
 
 
-def test_an_update_that_is_only_rounding_is_none():
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_an_update_that_is_only_rounding_is_none(dtype):
     """With rotary positions the demonstrations leave the first layer's logits as they are, but for rounding."""
-    model, tokenizer = load("pocket-gpt")
+    model, tokenizer = load("pocket-gpt", device="cpu", dtype=dtype)
     task = load_task("sst2", "sample")
     zsl, icl, other = (few_shot(model, tokenizer, task, k, 1, limit=5, record=True).internals for k in (0, 8, 3))
     assert any(not torch.equal(z[0], i[0]) for z, i in zip(zsl.scores, icl.scores, strict=True))
+    assert icl[[3, 1]].dtype == Internals.join([icl, icl]).dtype == getattr(torch, dtype)
     found = compare.sim_am_update(zsl, other, icl)  # (n, L)
     assert found[:, 0].abs().max() == 0 and found[:, 1:].abs().min() > 0.1
+
+
+def test_kendalls_tau_is_scipys():
+    g = torch.Generator().manual_seed(4)
+    one, other = torch.randn(40, 3, 9, generator=g).double(), torch.randint(0, 4, (40, 3, 9), generator=g).double()
+    one[:10] = one[:10].round()  # ties in both
+    one[10, 0], other[10, 1], other[11, 0] = 0.5, 2, one[11, 0]  # no order at all, and the same order
+    one[12, 0, 3], other[12, 1, 8] = math.nan, math.nan
+    expected = [
+        [scipy.stats.kendalltau(a, b).statistic for a, b in zip(*rows, strict=True)]
+        for rows in zip(one, other, strict=True)
+    ]
+    found = compare.kendall_tau(one, other)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+    assert found.isnan().sum() == 4 and found[11, 0] == 1
 
 
 def test_kendall_ranks_demonstrations_by_their_shares():

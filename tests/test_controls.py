@@ -69,8 +69,8 @@ def test_a_random_update_is_as_long_as_that_of_fine_tuning_and_points_elsewhere(
     for name, p in once.named_parameters():
         start = before[name].numpy(force=True)
         assert torch.equal(model.get_parameter(name), before[name])
-        if name not in trained_parameters(model):
-            assert torch.equal(p, before[name])
+        if name not in trained_parameters(model):  # shared, not copied
+            assert p.data_ptr() == model.get_parameter(name).data_ptr() and torch.equal(p, before[name])
             continue
         move, right = p.numpy(force=True) - start, tuned.get_parameter(name).numpy(force=True) - start
         assert np.linalg.norm(move) == pytest.approx(np.linalg.norm(right), rel=1e-10)

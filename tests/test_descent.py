@@ -4,8 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from iclnb.descent import descend, layer_losses
-from iclnb.finetune import DivergedError, language_model_loss, train_on, trained_parameters
+from iclnb.finetune import (
+    DivergedError,
+    descend,
+    language_model_loss,
+    layer_losses,
+    train_on,
+    trained_parameters,
+)
 from iclnb.gpt import GPT, GPTConfig
 
 SEQUENCES = [[0, 5, 7, 11, 3], [0, 2, 9, 4, 4, 8, 1], [0, 13, 6], [0, 12, 12, 10, 5, 2]]
@@ -28,7 +34,7 @@ def agree(one, other, tolerance=1e-10):
 def test_one_sequence_a_batch_is_the_papers_fine_tuning():
     model = small()
     before = {name: p.clone() for name, p in model.named_parameters()}
-    agree(descend(model, [[ids] for ids in SEQUENCES], LR), train_on(model, SEQUENCES, LR).model)
+    agree(descend(model, [[ids] for ids in SEQUENCES], LR).model, train_on(model, SEQUENCES, LR).model)
     assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in model.named_parameters())
 
 
@@ -47,13 +53,37 @@ def test_batches_are_steps_of_torchs_sgd_on_summed_losses(everything):
             loss = loss + F.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
         loss.backward()
         optimiser.step()
-    agree(descend(model, batches, LR, everything=everything), theirs)
+    agree(descend(model, batches, LR, everything=everything).model, theirs)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_is_not_trained_is_shared_and_the_given_model_keeps_its_weights(everything):
+    model = small()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    student = descend(model, [SEQUENCES], LR, everything=everything).model
+    own = dict(student.named_parameters()) if everything else trained_parameters(student)
+    for name, p in student.named_parameters():
+        assert (p.data_ptr() == model.get_parameter(name).data_ptr()) == (name not in own)
+        assert torch.equal(model.get_parameter(name), before[name]) and p.requires_grad
+
+
+def test_every_way_of_descent_keeps_its_losses_and_the_queries_it_learned_with():
+    model, batches = small(), [SEQUENCES[:3], SEQUENCES[3:]]
+    found = descend(model, batches, LR, layer_causal=True, record=True)
+    expected = sum(layer_losses(model, torch.tensor([ids])).sum().item() for ids in batches[0])
+    assert found.losses[0] == pytest.approx(expected) and len(found.losses) == 2
+    assert [tuple(q.shape) for q in found.queries] == [(len(ids) - 1, 3, 16) for ids in SEQUENCES]
+    torch.testing.assert_close(
+        found.queries[:3],
+        train_on(model, SEQUENCES[:1], LR, record=True).queries
+        + [train_on(model, [ids], LR, record=True).queries[0] for ids in SEQUENCES[1:3]],
+    )
 
 
 def test_one_batch_does_not_see_the_order_and_one_at_a_time_does():
     model, backwards = small(), SEQUENCES[::-1]
-    agree(descend(model, [SEQUENCES], LR), descend(model, [backwards], LR))
-    one, other = (descend(model, [[ids] for ids in order], LR) for order in (SEQUENCES, backwards))
+    agree(descend(model, [SEQUENCES], LR).model, descend(model, [backwards], LR).model)
+    one, other = (descend(model, [[ids] for ids in order], LR).model for order in (SEQUENCES, backwards))
     gap = max((p - q).abs().max() for p, q in zip(one.parameters(), other.parameters(), strict=True))
     assert gap > 1e-4
 
@@ -90,9 +120,9 @@ def test_layer_causal_descent_equals_the_literal_loop(parallel):
     literal.load_state_dict(model.state_dict())
     for ids in SEQUENCES:
         literal_layer_causal_step(literal, ids, LR)
-    found = descend(model, [[ids] for ids in SEQUENCES], LR, layer_causal=True)
+    found = descend(model, [[ids] for ids in SEQUENCES], LR, layer_causal=True).model
     agree(found, literal)
-    plain = descend(model, [[ids] for ids in SEQUENCES], LR)
+    plain = descend(model, [[ids] for ids in SEQUENCES], LR).model
     name = "blocks.0.attn.v_proj.weight"
     assert (found.get_parameter(name) - plain.get_parameter(name)).abs().max() > 1e-4
 
@@ -106,9 +136,8 @@ def test_a_layer_learns_nothing_from_the_layers_above_it():
 
     def moves(layer, **options):
         name = f"blocks.{layer}.attn.v_proj.weight"
-        return [
-            descend(m, [SEQUENCES], LR, **options).get_parameter(name) - m.get_parameter(name) for m in (model, other)
-        ]
+        pairs = ((m, descend(m, [SEQUENCES], LR, **options).model) for m in (model, other))
+        return [after.get_parameter(name) - before.get_parameter(name) for before, after in pairs]
 
     for layer in (0, 1):
         torch.testing.assert_close(*moves(layer, layer_causal=True), rtol=1e-12, atol=1e-14)
@@ -148,9 +177,9 @@ def test_bad_rates_are_refused_and_divergence_is_said():
 
 def test_half_precision_weights_collect_updates_below_their_last_digit():
     model = small(torch.bfloat16)
-    many = descend(model, [[ids] for ids in SEQUENCES * 20], 1e-4)
+    many = descend(model, [[ids] for ids in SEQUENCES * 20], 1e-4).model
     name = "blocks.0.attn.v_proj.weight"
-    wide = descend(model.float(), [[ids] for ids in SEQUENCES * 20], 1e-4)
+    wide = descend(model.float(), [[ids] for ids in SEQUENCES * 20], 1e-4).model
     moved, expected = many.get_parameter(name).float(), wide.get_parameter(name)
     start = model.get_parameter(name)
     assert torch.cosine_similarity((moved - start).flatten(), (expected - start).flatten(), dim=0) > 0.3

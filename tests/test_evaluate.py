@@ -12,7 +12,7 @@ from iclnb.evaluate import NotFiniteError
 from iclnb.gpt import GPT, GPTConfig
 from iclnb.memory import query_bytes
 from iclnb.passes import branch, neighbours
-from iclnb.prompts import build_prompt
+from iclnb.prompts import build_prompt, encode_task
 from iclnb.recorder import Recorder
 from iclnb.tasks import SPECS, Example
 
@@ -216,11 +216,11 @@ def test_a_batch_that_memory_does_not_hold_is_halved(error, setting, monkeypatch
 def test_runs_that_are_compared_keep_their_rows_together_when_one_runs_out_of_memory(setting, monkeypatch):
     _, model, tokenizer = setting
     task = toy_task(evaluation=30)
-    prompts = [build_prompt(model.config, tokenizer, task, k, 1) for k in (0, 4)]
-    roomy = list(evaluate.stream(model, tokenizer, task, prompts[0], batch_size=8))
+    encoded = encode_task(model.config, tokenizer, task, 4, 1)
+    roomy = list(evaluate.stream(model, encoded.zero_shot, batch_size=8))
     monkeypatch.setattr(evaluate, "_score", short_of_memory(3, torch.OutOfMemoryError(), []))
     with pytest.warns(UserWarning, match="memory ran out"):
-        scarce = list(evaluate.stream(model, tokenizer, task, prompts[1], batch_size=8))
+        scarce = list(evaluate.stream(model, encoded, batch_size=8))
     assert [batch.rows for batch in scarce] == [batch.rows for batch in roomy]
 
 

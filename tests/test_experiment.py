@@ -68,6 +68,48 @@ def test_rates_are_judged_on_held_out_examples_and_divergence_is_marked(setting)
     assert on_test[0]["accuracy"] == iclnb.zero_shot(student, tokenizer, task).accuracy
 
 
+def test_a_split_that_is_none_is_refused_and_not_taken_for_the_test_split(setting):
+    with pytest.raises(ValueError, match="on is 'heldout'; accepted are 'held-out', 'evaluation'"):
+        rate_grid(*setting, toy_task(train=30), 4, 1, on="heldout")
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"position": "last"}, "position is 'last'"),
+        ({"limit": 0}, "limit is 0"),
+        ({"k": 0}, "k is 0; comparing"),
+        ({"k": 12}, "k is 12, which leaves none of the 12 training examples"),
+        ({"lr": 0}, "lr is 0"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_trained(wrong, message, setting, monkeypatch):
+    monkeypatch.setattr(experiment, "train_on", lambda *a, **k: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=message):
+        run_task(*setting, toy_task(), **{"k": 3} | wrong)
+    if wrong.keys() <= {"batch_size", "limit"} or wrong == {"k": 12}:
+        with pytest.raises(ValueError, match=message):
+            rate_grid(*setting, toy_task(), **{"k": 3, "seed": 1} | wrong)
+
+
+def test_a_task_is_encoded_once(setting):
+    model, tokenizer = setting
+    task, texts = toy_task(train=30, evaluation=20), []
+
+    class Counting:
+        def __call__(self, some, **options):
+            texts.extend(some)
+            return tokenizer(some, **options)
+
+    run_task(model, Counting(), task, k=5, lr=0.05)
+    assert sorted(texts) == sorted(
+        [example.text for example in task.evaluation]
+        + [f" {answer}" for answer in task.answers]
+        + [f"{example.text} {task.answers[example.label]}" for example in task.demonstrations(5, 1)]
+    )
+
+
 def test_one_class_may_be_missing_among_the_demonstrations(setting):
     model, tokenizer = setting
     task = toy_task(train=12, name="sst5")

@@ -56,7 +56,7 @@ def forget():
     """What a new process does; a test may call it again."""
 
     def clear():
-        for cached in (grid.loaded, grid.loaded_task, grid._identity, grid._examples):
+        for cached in (grid._load, grid.loaded_task, grid._identity):
             cached.cache_clear()
 
     clear()
@@ -129,6 +129,9 @@ def test_a_task_of_three_rows_runs_with_what_it_has(place, tmp_path):
         ({"k": 3, "held_out": 5}, "k is 3, which leaves none of the 3 training examples"),
         ({"k": 0, "method": "compare", "lr": 0.1}, "k is 0; comparing"),
         ({"limit": 0}, "limit is 0"),
+        ({"held_out": -1}, "held_out is -1"),
+        ({"position": "last"}, "position is 'last'"),
+        ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_a_setting_that_cannot_be_run_is_refused_before_any_is(wrong, message, place, tmp_path):
@@ -198,6 +201,32 @@ def test_other_weights_or_examples_at_the_same_place_are_another_configuration(t
     assert {key for key in first if first[key] != other_model[key]} == {"weights"}
     assert {key for key in first if first[key] != other_examples[key]} == {"examples"}
     assert now(0, 9) == first
+
+
+def test_device_and_batches_are_no_part_of_what_a_record_is_found_by_and_the_dtype_is(place):
+    one = setting(place)
+    assert grid.configuration(one) == grid.configuration(dataclasses.replace(one, device="cpu", batch_size=3))
+    for dtype in ("float32", "float64"):
+        assert grid.configuration(dataclasses.replace(one, dtype=dtype))["dtype"] == dtype
+
+
+def test_settings_that_come_to_the_same_share_a_record(place, monkeypatch):
+    monkeypatch.setenv("ICLNB_DATA", str(place / "data"))
+    published = setting(place, "compare", lr="published", seed=3)
+    same = setting(place, "compare", lr=5e-4, seed=3, source="auto")
+    assert grid.configuration(published) == grid.configuration(same)
+
+
+def test_records_from_before_a_function_was_known_by_its_plain_name_are_found(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICLNB_DATA", str(place / "data"))
+    results = Results(tmp_path)
+    for one in (setting(place, source="auto"), setting(place, "compare", lr="published", source="auto")):
+        config = grid.configuration(one)
+        assert config["compute"] == "run_setting"
+        old = config | {"compute": "iclnb.grid.run_setting", "source": "auto", "lr": one.lr}
+        results.save(old, {"accuracy": 12.5, "diverged": None})
+        assert run_grid([one], results).accuracy.tolist() == [12.5], "found, not computed"
+        assert results.find(config) == {"accuracy": 12.5, "diverged": None}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

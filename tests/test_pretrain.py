@@ -14,10 +14,10 @@ import torch
 from iclnb import pretrain, vocabulary
 from iclnb.checkpoints import load
 from iclnb.evaluate import few_shot, zero_shot
-from iclnb.labels import with_arbitrary_answers
 from iclnb.paths import data_folder
 from iclnb.tasks import TASKS, load_task
 from iclnb.training import TrainingError
+from iclnb.variants import with_arbitrary_answers
 
 ROOT = Path(__file__).parents[1]
 POCKET = data_folder() / "pocket-gpt"

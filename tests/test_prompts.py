@@ -5,7 +5,7 @@ from toys import save_fairseq_tokenizer, toy_task
 
 from iclnb.checkpoints import load_tokenizer
 from iclnb.gpt import GPTConfig
-from iclnb.prompts import build_prompt, encode_answers, encode_query, longest_query, training_sequence
+from iclnb.prompts import build_prompt, encode_answers, encode_query, encode_task
 from iclnb.tasks import SPECS, Example, build_task, make_example
 
 BOS, EOS = 398, 399
@@ -73,14 +73,36 @@ def test_zero_shot_is_bos_alone(tokenizer, config):
 
 
 def test_a_training_sequence_has_no_separator(tokenizer, config):
-    example = Example("Sentence: so cold Label:", 0)
-    ids = training_sequence(config, tokenizer, example, ("Negative", "Positive"))
-    assert ids == [BOS, *tokenizer.encode("Sentence: so cold Label: Negative")]
+    task = build_task(SPECS["sst2"], "toy", [Example("Sentence: so cold Label:", 0)], [Example("query", 0)])
+    sequences = build_prompt(config, tokenizer, task, k=1, seed=0).sequences
+    assert sequences == [[BOS, *tokenizer.encode("Sentence: so cold Label: Negative")]]
+
+
+def texts_of(task):
+    return [example.text for example in task.evaluation], [f" {answer}" for answer in task.answers]
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_encoded_task_holds_the_ids_of_all_that_is_asked(limit, tokenizer, config):
+    task = toy_task(name="sst5")
+    encoded = encode_task(config, tokenizer, task, k=3, seed=1, limit=limit)
+    queries, answers = ([tokenizer.encode(text) for text in texts] for texts in texts_of(task))
+    assert (encoded.queries, encoded.answers) == (queries[:limit], answers)
+    assert encoded.labels == [example.label for example in task.evaluation[:limit]]
+    assert encoded.prompt == build_prompt(config, tokenizer, task, k=3, seed=1)
+    bare = encoded.zero_shot
+    assert bare == encode_task(config, tokenizer, task, k=0, seed=1, limit=limit) and encoded.prompt.k == 3
+
+
+def test_a_limit_of_none_asked_is_refused(tokenizer, config):
+    with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
+        encode_task(config, tokenizer, toy_task(), k=3, seed=1, limit=0)
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_as_in_the_official_code(tokenizer):
     task = toy_task(train=40)
-    room = longest_query(tokenizer, task)
+    queries, answers = ([len(tokenizer.encode(text)) for text in texts] for texts in texts_of(task))
+    room = 1 + max(queries) + max(answers)
     for positions in (60, 100, 101, 102, 103, 150):
         config = GPTConfig(vocab_size=400, n_layer=1, n_head=1, n_embd=8, n_positions=positions, eos_token_id=EOS)
         length, k = 1, 0

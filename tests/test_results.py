@@ -27,6 +27,23 @@ def test_a_record_is_found_by_its_configuration_and_no_other(tmp_path):
         assert results.find(CONFIG | change) is None
 
 
+def test_a_record_is_computed_once_and_a_failed_one_not_kept(tmp_path):
+    results, times = Results(tmp_path), []
+    for _ in range(2):
+        assert results.get(CONFIG, lambda: times.append(1) or {"accuracy": 0.5}) == {"accuracy": 0.5}
+    assert len(times) == 1
+    with pytest.raises(ZeroDivisionError):
+        results.get(CONFIG | {"seed": 2}, lambda: {"accuracy": 1 / 0})
+    assert results.find(CONFIG | {"seed": 2}) is None and len(results.table()) == 1
+
+
+def test_the_environment_names_the_folder_where_none_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("ICLNB_RESULTS", str(tmp_path / "there"))
+    assert Results().folder == tmp_path / "there" and Results("here").folder == Path("here")
+    monkeypatch.delenv("ICLNB_RESULTS")
+    assert Results().folder == Path("results")
+
+
 OTHER = json.dumps({"version": __version__, "config": CONFIG | {"seed": 2}, "record": {"accuracy": 0.5}})
 
 

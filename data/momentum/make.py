@@ -27,7 +27,6 @@ from iclnb.curriculum import CURRICULUM, Corpus, Phase, size
 from iclnb.evaluate import few_shot
 from iclnb.gpt import GPT
 from iclnb.heads import learned_momentum, spread
-from iclnb.labels import with_arbitrary_answers
 from iclnb.measure import Accuracy
 from iclnb.paths import write_whole
 from iclnb.perplexity import loss_by_position, perplexity
@@ -37,6 +36,7 @@ from iclnb.results import fingerprint
 from iclnb.tasks import TASKS, load_task
 from iclnb.text import TextFile
 from iclnb.training import Data, Schedule, train
+from iclnb.variants import with_arbitrary_answers
 from iclnb.vocabulary import build_tokenizer
 
 LEARNED = {"momentum": 0.5, "learn_momentum": True}

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from iclnb.calibrate import contextual
 from iclnb.checks.core import Case, exercise, randn
+from iclnb.variants import contextual
 
 
 @exercise("the bias", "(classes,)", "above zero is an answer that the model gives too often; the entries sum to zero")

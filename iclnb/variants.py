@@ -1,15 +1,19 @@
-"""Demonstrations with other labels: the task with another train split, its evaluation examples untouched.
+"""A task in other forms: other demonstrations, other labels, other answers, queries without content to calibrate by.
 
-Source of the comparison: Min et al. 2022, Rethinking the Role of Demonstrations, sections 4 and 5.
+Sources: Min et al. 2022, Rethinking the Role of Demonstrations, sections 4 and 5, for the comparison of labels; Zhao et
+al. 2021, Calibrate Before Use, section 5, for contextual calibration.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from iclnb.miniatures import ARBITRARY_ANSWERS
 from iclnb.tasks import Example, Task, TaskError
+
+CONTENT_FREE = ("N/A", "[MASK]", "")  # the three inputs of Zhao et al.
 
 
 def frozen(task: Task, k: int, seed: int) -> Task:
@@ -63,8 +67,32 @@ def random_labels(task: Task, seed: int) -> Task:
 
 def with_arbitrary_answers(task: Task) -> Task:
     """The task with label words that mean nothing."""
-    answers = ARBITRARY_ANSWERS[: len(task.spec.answers)]
-    return dataclasses.replace(task, spec=dataclasses.replace(task.spec, answers=answers))
+    spec = dataclasses.replace(task.spec, answers=ARBITRARY_ANSWERS[: len(task.answers)])
+    return dataclasses.replace(task, spec=spec)
+
+
+def content_free(task: Task) -> Task:
+    """The task with one query for each of CONTENT_FREE before its evaluation examples; their labels mean nothing.
+
+    The evaluation examples stay, because the longest of them decides how many demonstrations fit.
+    """
+    texts = (task.spec.template.format(**dict.fromkeys(task.spec.fields, word)) for word in CONTENT_FREE)
+    return dataclasses.replace(task, evaluation=(*(Example(text, 0) for text in texts), *task.evaluation))
+
+
+def contextual(log_probs: Tensor, bias: Tensor) -> Tensor:
+    """Probabilities divided by those that the model gives without content.
+
+    Args:
+        log_probs: log-probability of each answer, (n, classes).
+        bias: the same for content-free inputs, (m, classes), whose mean probabilities are what is divided by.
+
+    Returns:
+        (n, classes), each row summing to 1.
+    """
+    p, p_free = log_probs.softmax(-1), bias.softmax(-1).mean(0)  # (n, classes), (classes,)
+    q = p / p_free  # (n, classes)
+    return q / q.sum(-1, keepdim=True)  # (n, classes)
 
 
 def _relabelled(task: Task, labels: Sequence[int]) -> Task:
