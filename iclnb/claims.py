@@ -1,47 +1,32 @@
-"""What of the paper's comparison shows in the reader's own numbers: a word for each measure and task, then a sentence.
-
-A measure counts as above its control where their 95 % intervals do not overlap. That is stricter than an interval of
-the difference, and needs no more than what a record holds.
-"""
+"""What of the paper's comparison shows in the reader's own numbers: differences to judge, a sentence from the words."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import scipy.stats
+from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, share, unpaired
 
-# Measure -> the control that the paper sets it against, and what it would mean if it lay above that.
+# What it would mean if a measure lay above the control that the paper sets it against.
 CLAIMS = {
-    "sim_aou": ("sim_aou_random", "ICL and FT change the attention output in similar directions"),
-    "sim_am": ("sim_am_zsl", "ICL's attention maps are closer to FT's than to ZSL's"),
-    "kendall": ("kendall_random", "ICL and FT rank the demonstrations in similar orders"),
+    "sim_aou": "ICL and FT change the attention output in similar directions",
+    "sim_am": "ICL's attention maps are closer to FT's than to ZSL's",
+    "kendall": "ICL and FT rank the demonstrations in similar orders",
 }
 RECALL = "ICL corrects what FT corrects more often than what else ZSL gets wrong"
-ABOVE, BELOW, OPEN, UNDEFINED = "above", "below", "not told apart", "undefined"
 
 
-def compare_intervals(one: tuple[float, float], other: tuple[float, float]) -> str:
-    """Where one interval lies beside another: "above", "below" or, where they overlap, "not told apart"."""
-    return ABOVE if one[0] > other[1] else BELOW if one[1] < other[0] else OPEN
-
-
-def against_control(measures: Mapping[str, Any], name: str) -> str:
-    """Where a measure of a record lies beside its control.
+def above_control(record: Mapping[str, Any], name: str) -> Estimate:
+    """A measure minus its control, example by example; undefined where a record of run_task does not hold the measure.
 
     Args:
-        measures: of a record of run_task.
+        record: of run_task.
         name: one of CLAIMS.
-
-    Returns:
-        "above", "below", "not told apart", or "undefined" where the record does not hold the measure.
     """
-    one, other = measures.get(name), measures.get(CLAIMS[name][0])
-    if one is None or other is None:
-        return UNDEFINED
-    return compare_intervals((one["low"], one["high"]), (other["low"], other["high"]))
+    measure = record["measures"].get(name)
+    return share(0, 0) if measure is None else Estimate(**measure["above_control"])
 
 
-def recall_against_rest(both: int, corrected: int, icl_right: int, zsl_wrong: int) -> str:
-    """Where ICL's recall of what FT corrects lies beside its recall of the rest of what ZSL gets wrong.
+def recall_above_rest(both: int, corrected: int, icl_right: int, zsl_wrong: int) -> Estimate:
+    """ICL's recall of what FT corrects, minus its recall of the rest of what ZSL gets wrong; two shares.
 
     Args:
         both: examples that ZSL gets wrong, FT right and ICL right.
@@ -50,8 +35,7 @@ def recall_against_rest(both: int, corrected: int, icl_right: int, zsl_wrong: in
         zsl_wrong: examples that ZSL gets wrong.
 
     Returns:
-        "above", "below" or "not told apart", by Fisher's exact test at 5 %; "undefined" where FT corrects nothing, or
-        everything that ZSL gets wrong.
+        The difference; undefined where FT corrects nothing, or everything that ZSL gets wrong.
 
     Raises:
         ValueError: counts that cannot belong together.
@@ -62,12 +46,7 @@ def recall_against_rest(both: int, corrected: int, icl_right: int, zsl_wrong: in
             f"both, corrected, icl_right, zsl_wrong are {both}, {corrected}, {icl_right}, {zsl_wrong}; these counts "
             "cannot belong together"
         )
-    if corrected == 0 or rest == 0:
-        return UNDEFINED
-    p = scipy.stats.fisher_exact([[both, corrected - both], [icl_rest, rest - icl_rest]]).pvalue
-    if p >= 0.05:
-        return OPEN
-    return ABOVE if both / corrected > icl_rest / rest else BELOW
+    return unpaired(share(both, corrected), share(icl_rest, rest))
 
 
 def sentence(claim: str, words: Mapping[str, str]) -> str:
@@ -78,7 +57,7 @@ def sentence(claim: str, words: Mapping[str, str]) -> str:
 
     Args:
         claim: what would be so.
-        words: task -> "above", "below", "not told apart" or "undefined".
+        words: task -> "above", "below", "not told apart" or "undefined", as intervals.words gives them.
     """
     defined = [task for task, word in words.items() if word != UNDEFINED]
     above = [task for task in defined if words[task] == ABOVE]

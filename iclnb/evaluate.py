@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import scipy.stats
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from iclnb.gpt import GPT, Prefix
+from iclnb.intervals import Estimate, share
 from iclnb.memory import free_bytes, query_bytes
 from iclnb.passes import back_in_order, branch, common_opening, halving, neighbours
 from iclnb.prompts import EncodedTask, Prompt, encode_task
@@ -96,11 +96,9 @@ class Predictions:
         return self.correct.double().mean().item()
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy (Wilson's, over examples)."""
-        test = scipy.stats.binomtest(int(self.correct.sum()), len(self.labels))
-        low, high = test.proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
+    def interval(self) -> Estimate:
+        """The accuracy with its 95 % interval over examples."""
+        return share(self.correct.sum(), len(self.labels))
 
 
 @dataclass

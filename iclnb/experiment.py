@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from iclnb import compare
+from iclnb import compare, intervals
 from iclnb.evaluate import Batch, NotFiniteError, Predictions, check_options, collect, predict, stream
 from iclnb.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
 from iclnb.gpt import GPT
@@ -20,6 +19,8 @@ from iclnb.tasks import Task
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
 SPLITS = ("held-out", "evaluation")
+FORM = 2  # of run_task's record: since 2 it holds the paired differences
+CONTROLS = {"sim_aou": "sim_aou_random", "sim_am": "sim_am_zsl", "kendall": "kendall_random"}  # the paper's
 
 
 class Plan(NamedTuple):
@@ -86,6 +87,7 @@ def run_task(
         "lr": lr,
         "grid": grid,
         "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
+        "gaps": accuracy_gaps(**runs),
         "measures": found,
     }
 
@@ -234,8 +236,14 @@ def best_rate(grid: Sequence[dict[str, Any]]) -> float:
 
 def accuracy_entry(run: Predictions) -> dict[str, float]:
     """Accuracy of a run with its 95 % interval, all in percent."""
-    low, high = run.interval
-    return {"mean": 100 * run.accuracy, "low": 100 * low, "high": 100 * high}
+    return (100 * run.interval).entry()
+
+
+def accuracy_gaps(**runs: Predictions) -> dict[str, dict[str, float]]:
+    """Differences in accuracy of runs on the same examples, one - other in points, paired, by "one-other"."""
+    right = {name: 100 * run.correct.double() for name, run in runs.items()}  # (n,) each
+    pairs = (("ft", "zsl"), ("icl", "zsl"), ("icl", "ft"))
+    return {f"{a}-{b}": intervals.difference(right[a], right[b], over="examples").entry() for a, b in pairs}
 
 
 def measures(zsl: Predictions, ft: Predictions, icl: Predictions, queries: Sequence[Tensor]) -> dict[str, Any]:
@@ -255,18 +263,17 @@ def _entries(zsl: Predictions, ft: Predictions, icl: Predictions, found: dict[st
     """Rec2FTP with its two counts, its mean None where it is undefined; and the measures by example and layer."""
     recall = compare.rec2ftp(zsl, ft, icl)
     entry = {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}
-    return {"rec2ftp": entry} | {name: layered_entry(values) for name, values in found.items()}
+    return {"rec2ftp": entry} | layered_entries(found)
 
 
-def layered_entry(values: Tensor) -> dict[str, Any]:
-    """Mean over examples and layers of (n, L) values, its 95 % interval by bootstrap over examples, means by layer."""
-    low, high = bootstrap_interval(values.mean(1).numpy())
-    return {"mean": values.mean().item(), "low": low, "high": high, "layers": values.mean(0).tolist()}
-
-
-def bootstrap_interval(values: np.ndarray, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of (n,) values: percentiles over means of examples drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    means = rng.choice(values, size=(draws, len(values)), replace=True).mean(1)  # (draws,)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def layered_entries(values: dict[str, Tensor]) -> dict[str, Any]:
+    """By name of a measure, whose values are (n, L): its mean over examples and layers with its 95 % interval over
+    examples, its means by layer, and under "above_control" the paired difference from its control."""
+    means = {name: found.mean(1) for name, found in values.items()}  # (n,) each
+    entries = {name: intervals.mean(x, over="examples").entry() for name, x in means.items()}
+    for name, found in values.items():
+        entries[name]["layers"] = found.mean(0).tolist()
+    for name in CONTROLS.keys() & means.keys():
+        above = intervals.difference(means[name], means[CONTROLS[name]], over="examples")
+        entries[name]["above_control"] = above.entry()
+    return entries

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from iclnb.checkpoints import load
 from iclnb.evaluate import NotFiniteError, Predictions, check_options, predict
-from iclnb.experiment import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
+from iclnb.experiment import FORM, accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
 from iclnb.finetune import DivergedError, train_on
 from iclnb.gpt import GPT
 from iclnb.prompts import EncodedTask, encode_task
@@ -187,6 +187,7 @@ def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str
     config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
     if setting.method == "compare":
         config["seed"], config["lr"] = resolve_seed_and_rate(task, setting.seed, setting.lr)
+        config["form"] = FORM
     return {name: value for name, value in config.items() if name not in ("device", "batch_size")}
 
 

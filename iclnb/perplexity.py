@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclnb.gpt import GPT
+from iclnb.intervals import mean
 
 LOGITS = 2**24  # numbers in one batch of logits, 64 MiB in float32
 
@@ -24,7 +25,7 @@ class Perplexity:
         context: length T of the windows.
         windows, tokens: how many windows, and how many tokens in them were scored.
         value: the perplexity.
-        low, high: 95 % interval over windows, normal in the mean loss; nan for a single window. It takes windows for
+        low, high: 95 % interval over windows, Student's of the mean loss; nan for a single window. It takes windows for
             independent, which windows of one text are only roughly.
     """
 
@@ -102,8 +103,8 @@ def perplexity(model: GPT, ids: Tensor, context: int, stride: int | None = None)
     Source: Press et al. 2021, Shortformer, for the two ways.
     """
     scored = token_losses(model, cut(ids, context, stride))[:, -(stride or context) :]  # (n, S)
-    mean, low, high = mean_interval(scored.double().mean(1))
-    return Perplexity(context, len(scored), scored.numel(), math.exp(mean), math.exp(low), math.exp(high))
+    loss = mean(scored.double().mean(1))
+    return Perplexity(context, len(scored), scored.numel(), *map(math.exp, (loss.mean, loss.low, loss.high)))
 
 
 def perplexities(model: GPT, ids: Tensor, context: int) -> list[Perplexity]:
@@ -132,14 +133,8 @@ def loss_by_position(model: GPT, ids: Tensor, context: int) -> pd.DataFrame:
     while first <= context:
         last = min(1 << (first - 1).bit_length(), context)  # the next power of two
         inside = losses[:, first - 1 : last]  # (n, last - first + 1)
-        loss, low, high = mean_interval(inside.double().mean(1))
-        rows.append({"first": first, "last": last, "loss": loss, "low": low, "high": high, "tokens": inside.numel()})
+        loss = mean(inside.double().mean(1))
+        ends = {"loss": loss.mean, "low": loss.low, "high": loss.high}
+        rows.append({"first": first, "last": last, **ends, "tokens": inside.numel()})
         first = last + 1
     return pd.DataFrame(rows)
-
-
-def mean_interval(values: Tensor) -> tuple[float, float, float]:
-    """Mean of n independent values (n,), and its 95 % interval, 1.96 standard errors each way; nan for one value."""
-    mean = values.mean().item()
-    half = 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
-    return mean, mean - half, mean + half

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from iclnb.intervals import Estimate, mean
+
 PALETTE = sns.color_palette("colorblind")  # "C0", "C1", ... in every figure
 COLOURS = {"ICL": PALETTE[0], "FT": PALETTE[1], "ZSL": PALETTE[7], "control": PALETTE[2]}  # the same in every notebook
 DIVERGING = "RdBu_r"  # for numbers with a sign: red is positive, blue is negative, white is zero
@@ -96,7 +98,7 @@ def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "",
 
 
 def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None:
-    """Draws the mean of samples over x, in a band that is its 95 % interval, mean +- 1.96 standard errors.
+    """Draws the mean of samples over x, in a band that is its 95 % interval over draws.
 
     Args:
         ax: where to draw.
@@ -105,31 +107,29 @@ def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None
         label: name of the line in the legend.
         style: colour, marker and the like, for matplotlib's `plot`.
     """
-    mean = samples.mean(1)  # (n,)
-    half = 1.96 * samples.std(1) / samples.shape[1] ** 0.5  # (n,)
-    (line,) = ax.plot(x, mean, label=label, **style)
-    ax.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.25, linewidth=0)
+    found = mean(samples)  # (n,) each of mean, low, high
+    (line,) = ax.plot(x, found.mean, label=label, **style)
+    ax.fill_between(x, found.low, found.high, color=line.get_color(), alpha=0.25, linewidth=0)
 
 
-def intervals(
-    groups: Sequence[str], series: dict[str, Sequence[tuple[float, float, float]]], ylabel: str, dashed: Sequence = ()
+def estimates(
+    groups: Sequence[str], series: dict[str, Sequence[Estimate]], ylabel: str, dashed: Sequence[float] = ()
 ) -> Figure:
-    """A figure with the groups along its width, and in each the mean of every series with its interval.
+    """A figure with the groups along its width, and in each the estimate of every series with its interval.
 
     Args:
         groups: their names.
-        series: for each series, by its name, (low, mean, high) of every group; a name in COLOURS has that colour.
+        series: for each series, by its name, the estimate of every group; a name in COLOURS has that colour.
         ylabel: what is measured, with its unit.
         dashed: for each group a level to compare with, such as chance; none by default.
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
     places = range(len(groups))
-    for i, (name, entries) in enumerate(series.items()):
-        low, mean, high = zip(*entries, strict=True)
+    for i, (name, found) in enumerate(series.items()):
         x = [place + 0.16 * (i - (len(series) - 1) / 2) for place in places]
         style = {"color": COLOURS.get(name, f"C{i}")}
-        ax.vlines(x, low, high, **style)
-        ax.plot(x, mean, "osD^vP"[i % 6], markersize=6, label=name, **style)
+        ax.vlines(x, [e.low for e in found], [e.high for e in found], **style)
+        ax.plot(x, [e.mean for e in found], "osD^vP"[i % 6], markersize=6, label=name, **style)
     for place, level in zip(places, dashed, strict=False):
         ax.plot([place - 0.38, place + 0.38], [level, level], "--", color="0.4", linewidth=1)
     ax.set(xticks=places, xticklabels=groups, ylabel=ylabel)

@@ -1,4 +1,4 @@
-"""What a notebook shows beside figures: explorers, a figure under sliders; and the source of a function."""
+"""What a notebook shows beside figures: explorers, a prompt coloured by attention, and the source of a function."""
 
 import ast
 import html
@@ -10,11 +10,14 @@ import ipywidgets
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from iclnb import plots
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 PLAIN = "Explorer (interactive: run the notebook to move its sliders)"
+INK, BLUE = "#111111", "1,115,178"  # the first colour of plots.PALETTE
+DARKEST = 0.6  # share of blue at the largest weight; INK on it keeps a contrast of more than 7 : 1
 
 
 def has_kernel() -> bool:
@@ -125,3 +128,38 @@ def show_source(function: Callable) -> None:
     if ast.get_docstring(ast.parse(source).body[0]) is not None:
         del lines[first.lineno - 1 : first.end_lineno]
     print("\n".join(lines))
+
+
+def show_attention(rows: Sequence[Sequence[str]], weights: Sequence[Tensor], caption: str) -> None:
+    """Displays pieces of a prompt, one a row, with the share of attention in per cent before each.
+
+    The HTML page colours each token by its own weight; the plain text beside it holds the same shares.
+
+    Args:
+        rows: the tokens of each piece.
+        weights: for each piece, the attention on its tokens, (tokens,) in [0, 1].
+        caption: what is shown, in one sentence.
+    """
+    rows = [[" ".join(token.split("\n")) for token in tokens] for tokens in rows]  # a line break would tear a row apart
+    display({"text/html": to_html(rows, weights, caption), "text/plain": to_text(rows, weights, caption)}, raw=True)
+
+
+def to_text(rows: Sequence[Sequence[str]], weights: Sequence[Tensor], caption: str) -> str:
+    """The caption, then a line for each piece: its share of attention, and its text."""
+    pieces = zip(rows, weights, strict=True)
+    return "\n".join([caption, *(f"{100 * w.sum().item():5.1f} %  {''.join(tokens).strip()}" for tokens, w in pieces)])
+
+
+def to_html(rows: Sequence[Sequence[str]], weights: Sequence[Tensor], caption: str) -> str:
+    """A table with a row for each piece: its share of attention, and its text, bluer under tokens of more weight."""
+    largest = max(w.max().item() for w in weights)
+    cells = ""
+    for tokens, w in zip(rows, weights, strict=True):
+        coloured = "".join(
+            f'<span style="background:rgba({BLUE},{DARKEST * strength:.2f})">{html.escape(token)}</span>'
+            for token, strength in zip(tokens, (w / largest).tolist(), strict=True)
+        )
+        cells += f'<tr style="background:white"><td style="text-align:right;color:{INK};white-space:nowrap">'
+        cells += f'{100 * w.sum().item():.1f} %</td><td style="text-align:left;color:{INK}">{coloured}</td></tr>'
+    head = '<tr><th scope="col">attention</th><th scope="col" style="text-align:left">text</th></tr>'
+    return f"<table><caption>{html.escape(caption)}</caption><thead>{head}</thead><tbody>{cells}</tbody></table>"

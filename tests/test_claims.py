@@ -3,32 +3,23 @@
 import pytest
 from toys import toy_task
 
-from iclnb.claims import ABOVE, BELOW, CLAIMS, OPEN, UNDEFINED, against_control, recall_against_rest, sentence
-from iclnb.experiment import run_task
-
-
-def entry(low, high):
-    return {"mean": (low + high) / 2, "low": low, "high": high}
-
-
-@pytest.mark.parametrize(
-    "measure, word",
-    [(entry(0.2, 0.3), ABOVE), (entry(-0.3, -0.2), BELOW), (entry(0.05, 0.3), OPEN), (None, UNDEFINED)],
-)
-def test_only_intervals_apart_decide(measure, word):
-    measures = {"kendall_random": entry(-0.1, 0.1)} | ({"kendall": measure} if measure else {})
-    assert against_control(measures, "kendall") == word
+from iclnb.claims import CLAIMS, above_control, recall_above_rest, sentence
+from iclnb.experiment import CONTROLS, run_task
+from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED
 
 
 def test_recall_is_held_against_the_rest_of_what_zero_shot_gets_wrong():
-    assert recall_against_rest(both=30, corrected=30, icl_right=40, zsl_wrong=60) == ABOVE  # 30 of 30, 10 of 30
-    assert recall_against_rest(both=10, corrected=30, icl_right=40, zsl_wrong=60) == BELOW
-    assert recall_against_rest(both=58, corrected=58, icl_right=76, zsl_wrong=76) == OPEN  # ICL corrects everything
-    assert recall_against_rest(both=3, corrected=4, icl_right=30, zsl_wrong=60) == OPEN  # too few
-    assert recall_against_rest(both=0, corrected=0, icl_right=30, zsl_wrong=60) == UNDEFINED
-    assert recall_against_rest(both=50, corrected=60, icl_right=50, zsl_wrong=60) == UNDEFINED
+    def word(*counts):
+        return recall_above_rest(*counts).word()
+
+    assert word(30, 30, 40, 60) == ABOVE  # 30 of 30 that FT corrects, 10 of the other 30
+    assert word(10, 30, 40, 60) == BELOW
+    assert word(58, 58, 76, 76) == OPEN  # ICL corrects everything
+    assert word(3, 4, 30, 60) == OPEN  # too few
+    assert word(0, 0, 30, 60) == UNDEFINED
+    assert word(50, 60, 50, 60) == UNDEFINED
     with pytest.raises(ValueError, match="cannot belong together"):
-        recall_against_rest(both=5, corrected=4, icl_right=30, zsl_wrong=60)
+        recall_above_rest(both=5, corrected=4, icl_right=30, zsl_wrong=60)
 
 
 def test_the_sentence_says_which_tasks():
@@ -46,7 +37,12 @@ def test_a_record_of_the_experiment_can_be_judged():
     import iclnb
 
     model, tokenizer = iclnb.load("pocket-gpt", device="cpu")
-    measures = run_task(model, tokenizer, toy_task(), k=4, lr=0.01)["measures"]
-    assert {against_control(measures, name) for name in CLAIMS} <= {ABOVE, BELOW, OPEN}
-    one = run_task(model, tokenizer, toy_task(), k=1, lr=0.01)["measures"]  # no order of a single demonstration
-    assert against_control(one, "kendall") == UNDEFINED
+    record = run_task(model, tokenizer, toy_task(), k=4, lr=0.01)
+    assert {above_control(record, name).word() for name in CLAIMS} <= {ABOVE, BELOW, OPEN}
+    for name, control in CONTROLS.items():
+        above, entries = above_control(record, name), record["measures"]
+        assert above.mean == pytest.approx(entries[name]["mean"] - entries[control]["mean"]) and above.low <= above.high
+    gaps, accuracy = record["gaps"], record["accuracy"]
+    assert gaps["icl-ft"]["mean"] == pytest.approx(accuracy["icl"]["mean"] - accuracy["ft"]["mean"])
+    one = run_task(model, tokenizer, toy_task(), k=1, lr=0.01)  # no order of a single demonstration
+    assert above_control(one, "kendall").word() == UNDEFINED

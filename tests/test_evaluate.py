@@ -300,8 +300,8 @@ def test_own_tokens_leave_out_bos_in_zero_shot_as_in_few_shot(setting):
 def test_the_interval_holds_the_accuracy(setting):
     _, model, tokenizer = setting
     run = zero_shot(model, tokenizer, toy_task(evaluation=20))
-    low, high = run.interval
-    assert 0 <= low <= run.accuracy <= high <= 1 and low < high
+    found = run.interval
+    assert found.mean == run.accuracy and 0 <= found.low <= found.mean <= found.high <= 1 and found.low < found.high
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):

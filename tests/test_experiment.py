@@ -1,12 +1,11 @@
 """The experiment on one task: the same numbers streamed as at once, and honest choices of the learning rate."""
 
 import pytest
-import torch
 from toys import save_checkpoint, toy_task
 
 import iclnb
 from iclnb import experiment
-from iclnb.experiment import best_rate, bootstrap_interval, held_out, measures, rate_grid, run_task
+from iclnb.experiment import best_rate, held_out, measures, rate_grid, run_task
 from iclnb.finetune import DivergedError, finetune
 from iclnb.tasks import TASKS
 
@@ -137,15 +136,6 @@ def test_published_seeds_and_rates_are_used_unless_a_seed_is_given():
     assert experiment.resolve_seed_and_rate(task, 7, "published") == (7, 0.08)
     with pytest.raises(ValueError, match="lr is 'best'"):
         experiment.resolve_seed_and_rate(task, None, "best")
-
-
-def test_the_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says():
-    g = torch.Generator().manual_seed(0)
-    hits = 0
-    for _ in range(300):
-        low, high = bootstrap_interval(torch.randn(60, generator=g).numpy(), draws=400)
-        hits += low <= 0 <= high
-    assert 0.90 <= hits / 300 <= 0.98
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -164,7 +164,7 @@ def test_relative_links_resolve():
 
 # From the ground up: a module imports from its own layer or a lower one, never from a higher one.
 LAYERS = [
-    {"paths", "kernels", "positions", "precision", "muon", "ema", "ema_kernel"},
+    {"paths", "intervals", "kernels", "positions", "precision", "muon", "ema", "ema_kernel"},
     {"attention"},
     {"momentum", "recorder"},
     {"gpt"},
@@ -200,10 +200,8 @@ LAYERS = [
         "measure",
         "labs",
         "controls",
-        "verdict",
-        "paired",
     },
-    {"claims", "plots", "highlight", "widgets", "checks"},
+    {"claims", "plots", "widgets", "checks"},
     {"iclnb", "__main__"},
 ]
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
