@@ -66,7 +66,7 @@ clean: ## remove what was built or cached; .venv stays
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself, so that a CPU build is kept where pip finds one. Builds for a GPU bring the Triton that
-# they need; the others get one, in which the tests run the kernel of iclnb/ema_kernel.py without a GPU.
+# they need; the others get one, in which the tests run the kernel of iclnb/attention/ema_triton.py without a GPU.
 $(INSTALLED): pyproject.toml $(LOCK) | $(BIN)/python
 	@echo "Installing the packages into $(VENV); PyTorch is the large one ..."
 	@$(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK) torch

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from tokenizers import ByteLevelBPETokenizer
 
-from iclnb.checkpoints import load_tokenizer, save
-from iclnb.gpt import GPT, GPTConfig
+from iclnb.model.checkpoints import load_tokenizer, save
+from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.paths import write_whole
-from iclnb.tasks import Task, load_task
+from iclnb.tasks.task import Task, load_task
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "benchmarks"  # random checkpoints, and the records of --quick runs

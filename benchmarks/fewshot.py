@@ -16,8 +16,8 @@ from peers import encode_prefix, full_prompt, harness, load_harness, load_xglm, 
 from products import Products, Replay, operations
 
 from iclnb import few_shot, load
-from iclnb.evaluate import stream
-from iclnb.prompts import encode_task
+from iclnb.experiment.predict import stream
+from iclnb.tasks.prompts import encode_task
 
 K, SEED, BATCH = 32, 1, 16
 PEER_BATCHES = (8, 16, 32)  # of the repeated cache; the fastest counts

@@ -13,9 +13,9 @@ from common import budget, checkpoint, config_of, parse, record, seconds, spread
 from peers import load_xglm
 
 from iclnb import load
-from iclnb.finetune import train_on
-from iclnb.memory import finetuning_bytes
-from iclnb.prompts import build_prompt
+from iclnb.experiment.finetune import train_on
+from iclnb.model.memory import finetuning_bytes
+from iclnb.tasks.prompts import build_prompt
 
 K, SEED, RATE, TOLERANCE = 32, 1, 0.05, 1e-5
 FREE_GPU = 15  # GB that a free Colab T4 leaves

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import torch
 from common import SHAPES, Clock, budget, config_of, folder_for, parse, record, seconds, table, task_of, tokenizer_for
 
-from iclnb.evaluate import stream
-from iclnb.experiment import measure_streams
-from iclnb.finetune import train_on
-from iclnb.gpt import GPT, GPTConfig
-from iclnb.passes import common_opening
-from iclnb.prompts import encode_task
-from iclnb.tasks import TASKS
+from iclnb.experiment.batching import common_opening
+from iclnb.experiment.finetune import train_on
+from iclnb.experiment.predict import stream
+from iclnb.experiment.run import measure_streams
+from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.tasks.prompts import encode_task
+from iclnb.tasks.task import TASKS
 
 SEED, RATE = 1, 1e-3
 PARTS = {"FT": "fine-tuning", "zsl": "ZSL", "ft": "FT predictions", "icl": "ICL", "measures": "measures"}

@@ -17,8 +17,8 @@ import torch
 from common import checkpoint, parse, record, table, task_of
 
 from iclnb import few_shot, load
-from iclnb.experiment import run_task
-from iclnb.prompts import encode_task
+from iclnb.experiment.run import run_task
+from iclnb.tasks.prompts import encode_task
 
 SEED, BATCH, MB = 1, 16, 1e6
 WAYS = {

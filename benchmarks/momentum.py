@@ -25,12 +25,12 @@ from common import budget, parse, record, seconds, table
 from memory import MB, peak, restart_peak
 from torch import Tensor
 
-from iclnb import ema_kernel
-from iclnb.ema import chunked, exponential_sum, loop, toeplitz
-from iclnb.gpt import GPT, GPTConfig
-from iclnb.precision import widen
-from iclnb.pretrain import POCKET
-from iclnb.training import Schedule, make_optimizers, training_step
+from iclnb.attention import ema_triton
+from iclnb.attention.ema import chunked, exponential_sum, loop, toeplitz
+from iclnb.attention.precision import widen
+from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.training.loop import Schedule, make_optimizers, training_step
+from iclnb.training.pretrain import POCKET
 
 LENGTHS = (512, 1024, 2048, 4096)
 OVERHEAD, FROM = 1.1, {"cpu": 1024, "cuda": 2048}  # the budget, and the length from which it holds
@@ -162,8 +162,8 @@ def forms_of(T: int, options: argparse.Namespace) -> list[dict]:
     v, g = random(B, T, 0, options), random(B, T, 1, options)  # (B, H, T, D)
     eta, out = torch.tensor(0.9, dtype=torch.float64, device=options.device), torch.empty_like(v)
     forms = {"chunked": chunked, "toeplitz": toeplitz, "loop": loop}
-    if options.device != "cpu" and ema_kernel.obstacle(v) is None:
-        forms = {"kernel": ema_kernel.scan} | forms
+    if options.device != "cpu" and ema_triton.obstacle(v) is None:
+        forms = {"kernel": ema_triton.scan} | forms
     works = {"copy": lambda: out.detach().copy_(v.detach())}
     for name, form in forms.items():
         wide = v if name == "kernel" else widen(v)

@@ -1,9 +1,9 @@
 """iclnb: why can GPT learn in context? Derive it, run it, judge it."""
 
-from iclnb import compare
-from iclnb.checkpoints import load
-from iclnb.evaluate import few_shot, zero_shot
-from iclnb.finetune import finetune_attention
+from iclnb.experiment import compare
+from iclnb.experiment.finetune import finetune_attention
+from iclnb.experiment.predict import few_shot, zero_shot
+from iclnb.model.checkpoints import load
 from iclnb.paths import __version__ as __version__
 from iclnb.tasks import load_task
 

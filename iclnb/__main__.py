@@ -11,18 +11,18 @@ import pandas as pd
 import torch
 
 import iclnb
-from iclnb.checkpoints import resolve_device
-from iclnb.evaluate import POSITIONS
-from iclnb.experiment import resolve_seed_and_rate
-from iclnb.finetune import DivergedError
-from iclnb.grid import Setting, loaded_task, look, recorded
+from iclnb.experiment.finetune import DivergedError
+from iclnb.experiment.grid import Setting, loaded_task, look, recorded
+from iclnb.experiment.predict import POSITIONS
+from iclnb.experiment.results import Results
+from iclnb.experiment.run import resolve_seed_and_rate
+from iclnb.model.checkpoints import resolve_device
 from iclnb.paths import chosen_model, results_folder
-from iclnb.perplexity import Perplexity
-from iclnb.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
-from iclnb.results import Results
-from iclnb.tasks import TASKS, Task
-from iclnb.text import TextFile, TextStream, hub_tokenizer
-from iclnb.training import Data, find_accelerator, place
+from iclnb.tasks.task import TASKS, Task
+from iclnb.training.loop import Data, find_accelerator, place
+from iclnb.training.perplexity import Perplexity
+from iclnb.training.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
+from iclnb.training.text import TextFile, TextStream, hub_tokenizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

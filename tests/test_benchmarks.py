@@ -11,7 +11,7 @@ import torch
 from toys import save_checkpoint, toy_task
 
 from iclnb import few_shot, load
-from iclnb.prompts import build_prompt, encode_query
+from iclnb.tasks.prompts import build_prompt, encode_query
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(FOLDER))
@@ -70,7 +70,7 @@ def test_products_are_all_that_torch_counts():
     """The limit leaves no product out and adds none: torch's own counter finds as many operations."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from iclnb.gpt import GPT, GPTConfig
+    from iclnb.model.gpt import GPT, GPTConfig
 
     model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16)).initialise(0)
     ids, prefix = torch.arange(12).view(2, 6), model.encode_prefix(torch.tensor([[1, 2, 9]]))

@@ -8,9 +8,9 @@ import pytest
 from toys import save_checkpoint
 
 import iclnb.__main__ as cli
-from iclnb import grid
-from iclnb.results import Results
-from iclnb.tasks import SPECS
+from iclnb.experiment import grid
+from iclnb.experiment.results import Results
+from iclnb.tasks.task import SPECS
 
 ACCURACIES = {"zsl", "ft", "icl"}
 MEASURES = {

@@ -162,57 +162,17 @@ def test_relative_links_resolve():
 # ---------------------------------------------------------------------------------------------------------------------
 # The package
 
-# From the ground up: a module imports from its own layer or a lower one, never from a higher one.
-LAYERS = [
-    {"paths", "intervals", "kernels", "positions", "precision", "muon", "ema", "ema_kernel"},
-    {"attention"},
-    {"momentum", "recorder"},
-    {"gpt"},
-    {
-        "layouts",
-        "memory",
-        "passes",
-        "prompts",
-        "tasks",
-        "variants",
-        "checkpoints",
-        "lexicon",
-        "vocabulary",
-        "sentences",
-        "miniatures",
-        "documents",
-        "curriculum",
-        "questions",
-    },
-    {
-        "duality",
-        "heads",
-        "results",
-        "experiment",
-        "grid",
-        "evaluate",
-        "finetune",
-        "compare",
-        "pretrain",
-        "training",
-        "text",
-        "perplexity",
-        "measure",
-        "labs",
-        "controls",
-    },
-    {"claims", "plots", "widgets", "checks"},
-    {"iclnb", "__main__"},
-]
-LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
+# From the ground up: a room imports from itself and from rooms before it, never from one after it.
+ROOMS = ["attention", "language", "model", "tasks", "experiment", "teaching", "training", "labs"]
+HEIGHT = {name: height for height, name in enumerate(["paths", "intervals", *ROOMS, "iclnb", "__main__"])}
 
 
 def modules():
     return {path: path.relative_to(ROOT / "iclnb").with_suffix("").parts for path in (ROOT / "iclnb").rglob("*.py")}
 
 
-def unit(parts):
-    """The part of the package a dotted name belongs to: a module, "labs" for all of them, "iclnb" for the top."""
+def room(parts):
+    """The room that a dotted name below iclnb belongs to, or the file beside the rooms; "iclnb" for the top."""
     return parts[0] if parts and parts[0] != "__init__" else "iclnb"
 
 
@@ -237,12 +197,20 @@ def imported(path, parts):
 
 def test_imports_run_one_way():
     for path, parts in modules().items():
-        here = unit(parts)
-        assert here in LAYER, f"iclnb/{here}.py has no place in LAYERS yet"
+        here = room(parts)
+        assert here in HEIGHT, f"iclnb/{here} is no room, nor one of the files beside them"
         for name in imported(path, parts):
-            there = unit(name)
-            assert there in LAYER, f"{tool.relative(path)} imports iclnb.{'.'.join(name)}, which is not in LAYERS"
-            assert LAYER[there] <= LAYER[here], f"{tool.relative(path)} imports {there}, which stands above it"
+            there = room(name)
+            assert there in HEIGHT, f"{tool.relative(path)} imports iclnb.{'.'.join(name)}, which is in no room"
+            assert HEIGHT[there] <= HEIGHT[here], f"{tool.relative(path)} imports {there}, which stands above it"
+
+
+def test_every_room_is_installed_and_says_what_it_is():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {".".join(("iclnb", *parts[:-1])) for parts in modules().values() if parts[-1] == "__init__"}
+    assert set(settings["packages"]) == rooms | {"iclnb.data"}, "an unlisted package is missing after an installation"
+    folders = {path.parent for path in (ROOT / "iclnb").rglob("*.py")}
+    assert all(ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) for folder in folders)
 
 
 def test_imports_have_no_circle():

@@ -19,7 +19,7 @@ from transformers import (
     XGLMForCausalLM,
 )
 
-from iclnb.tasks import SPECS, Example, Task, build_task
+from iclnb.tasks.task import SPECS, Example, Task, build_task
 
 TEXT = [
     "Sentence: a warm and funny film Label: Positive",

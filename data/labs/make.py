@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as serialise
 
-from iclnb.checkpoints import save
 from iclnb.labs import constructed_descent, ginc, induction, regression
+from iclnb.model.checkpoints import save
 from iclnb.paths import write_whole
-from iclnb.training import write_record
+from iclnb.training.loop import write_record
 
 
 def regressors(options: argparse.Namespace) -> None:

@@ -21,23 +21,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from iclnb import pretrain
-from iclnb.checkpoints import load
-from iclnb.curriculum import CURRICULUM, Corpus, Phase, size
-from iclnb.evaluate import few_shot
-from iclnb.gpt import GPT
-from iclnb.heads import learned_momentum, spread
-from iclnb.measure import Accuracy
+from iclnb.experiment.predict import few_shot
+from iclnb.experiment.results import fingerprint
+from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
+from iclnb.language.questions import answering, translation, translation_1, translation_2, what, where, who
+from iclnb.language.tokenizer import build_tokenizer
+from iclnb.model.checkpoints import load
+from iclnb.model.gpt import GPT
+from iclnb.model.heads import learned_momentum, spread
 from iclnb.paths import write_whole
-from iclnb.perplexity import loss_by_position, perplexity
-from iclnb.pretrain import make_config
-from iclnb.questions import answering, translation, translation_1, translation_2, what, where, who
-from iclnb.results import fingerprint
-from iclnb.tasks import TASKS, load_task
-from iclnb.text import TextFile
-from iclnb.training import Data, Schedule, train
-from iclnb.variants import with_arbitrary_answers
-from iclnb.vocabulary import build_tokenizer
+from iclnb.tasks.task import TASKS, load_task
+from iclnb.tasks.variants import with_arbitrary_answers
+from iclnb.training import pretrain
+from iclnb.training.loop import Data, Schedule, train
+from iclnb.training.measure import Accuracy
+from iclnb.training.perplexity import loss_by_position, perplexity
+from iclnb.training.pretrain import make_config
+from iclnb.training.text import TextFile
 
 LEARNED = {"momentum": 0.5, "learn_momentum": True}
 ETAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)

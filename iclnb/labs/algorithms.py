@@ -1,7 +1,7 @@
 """Algorithms written into a GPT's blocks: move, multiply, divide, affine map, and what they compose to.
 
-Each primitive is one or a few `iclnb.gpt.Block`s whose weights are set, not trained, in float64. The LayerNorms are
-left out, except where one of them does the dividing.
+Each primitive is one or a few blocks of a GPT whose weights are set, not trained, in float64. The LayerNorms are left
+out, except where one of them does the dividing.
 
 Letters: B prompts, T tokens, C width; N pairs in d dimensions. The width is cut into named registers. Token 0 is empty,
 x_1, y_1, ..., x_N, y_N follow, and the query comes last, so T = 2 N + 2.
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from iclnb.gpt import Block, GPTConfig
 from iclnb.labs import at_least
+from iclnb.model.gpt import Block, GPTConfig
 
 SHARP = 1e3  # a logit that all others lose against: exp(-SHARP) is 0 in float64
 SMALL = 1e-5  # what mul scales its inputs to, where GELU is a parabola: the error is about SMALL^2 + 1e-16 / SMALL

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.gpt import GPT, GPTConfig
 from iclnb.labs import at_least
 from iclnb.labs.hmm import Mixture, choose, predict, sample
-from iclnb.training import Batch, Schedule, train
+from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.training.loop import Batch, Schedule, train
 
 N = 10  # entities, and properties
 VOCABULARY = 50
@@ -226,7 +226,7 @@ def pretraining_mixture(kind: str) -> Mixture:
 
 
 def documents(mixture: Mixture, seed: int) -> Callable[[int], Batch]:
-    """Fresh documents at every step, as iclnb.training.train takes them: inputs, targets and weights, each (B, T)."""
+    """Fresh documents at every step, as the training loop takes them: inputs, targets and weights, each (B, T)."""
 
     def at(step: int) -> Batch:
         generator = torch.Generator().manual_seed(seed * 100_000_007 + step)
@@ -267,7 +267,7 @@ def train_gpt(kind: str, steps: int | None = None, seed: int = 0, folder: Path |
         steps: None is the number in PRETRAINING.
         seed: of weights and documents.
         folder: of the checkpoint from which a stopped training goes on; None keeps none.
-        options: of iclnb.training.train.
+        options: of iclnb.training.loop.train.
 
     Returns:
         The model in eval mode, and the record of its training.

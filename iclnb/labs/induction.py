@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from iclnb.gpt import GPTConfig, SelfAttention
-from iclnb.heads import attention_patterns
 from iclnb.labs import at_least
-from iclnb.positions import rotary_angles
-from iclnb.recorder import Recorder
+from iclnb.model.gpt import GPTConfig, SelfAttention
+from iclnb.model.heads import attention_patterns
+from iclnb.model.positions import rotary_angles
+from iclnb.model.recorder import Recorder
 
 # A small base turns neighbours further apart: one position back is learnt within the first hundreds of steps.
 SHAPE = GPTConfig(64, n_layer=2, n_head=4, n_embd=64, positions="rotary", rotary_base=100.0, tie_embeddings=False)

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from iclnb import training
-from iclnb.gpt import Block, GPTConfig
 from iclnb.labs import at_least
+from iclnb.model.gpt import Block, GPTConfig
+from iclnb.model.positions import rotary_angles
 from iclnb.paths import write_whole
-from iclnb.positions import rotary_angles
+from iclnb.training import loop
 
 
 @dataclass
@@ -200,14 +200,14 @@ def train(
     """
     model = recipe.build(seed)
 
-    def batches(step: int) -> training.Batch:
+    def batches(step: int) -> loop.Batch:
         prompts = recipe.prompts(step, seed)
         return prompts.x, prompts.y  # (B, N, d), (B, N)
 
-    rows = training.train(
+    rows = loop.train(
         model,
         batches,
-        training.Schedule(recipe.steps, recipe.matrix_lr, recipe.other_lr, decay=recipe.decay),
+        loop.Schedule(recipe.steps, recipe.matrix_lr, recipe.other_lr, decay=recipe.decay),
         loss=squared_error,
         folder=folder,
         resume=folder is not None,
@@ -223,7 +223,7 @@ def train(
     return model, record
 
 
-def squared_error(model: nn.Module, batch: training.Batch) -> tuple[Tensor, Tensor]:
+def squared_error(model: nn.Module, batch: loop.Batch) -> tuple[Tensor, Tensor]:
     """The sum of the squared errors of all predictions, and their number, () each."""
     x, y = batch  # (B, N, d), (B, N)
     return (model(x, y) - y).square().sum(), torch.tensor(y.numel(), device=y.device)

@@ -1,0 +1,236 @@
+"""Attention-only fine-tuning: one epoch of plain SGD on the demonstrations, keys and values alone; and other descents.
+
+The paper restricts fine-tuning to W_K and W_V, and gives it the demonstrations of the prompt in the prompt's order, so
+that both ways of learning see the same examples in the same order and act on the same part of the model. The other ways
+are layer-causal descent, one step for all demonstrations, and training all parameters.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from iclnb.attention.precision import widen
+from iclnb.model.gpt import GPT
+from iclnb.model.memory import needs_recomputing
+from iclnb.model.recorder import Recorder
+from iclnb.tasks.prompts import build_prompt
+from iclnb.tasks.task import Task
+
+TRAINED = ("attn.k_proj", "attn.v_proj")
+
+# Seed and learning rate of the 1.3B model per task: Deutch et al. 2024 (the rerun in GiilDe/ft-vs-icl).
+PUBLISHED_SEED_AND_RATE = {
+    "cb": (3, 0.08),
+    "sst2": (2, 5e-4),
+    "sst5": (5, 1.6e-4),
+    "subj": (4, 3e-3),
+    "mr": (5, 3e-3),
+    "agnews": (3, 0.2),
+}
+
+
+class DivergedError(ArithmeticError):
+    """Fine-tuning met a loss that is not finite."""
+
+
+@dataclass
+class FineTuned:
+    """A fine-tuned model and what was seen on the way.
+
+    Args:
+        model: the new model; it shares every parameter that was not trained with the model it came from.
+        losses: what each step descended on, before its update.
+        queries: for each demonstration, its query vectors during training, scaled by 1 / sqrt(D), all heads side by
+            side, (tokens, L, C) float32 without `<s>`; empty unless recorded.
+    """
+
+    model: GPT
+    losses: list[float]
+    queries: list[Tensor] = field(default_factory=list, repr=False)
+
+
+def finetune_attention(
+    model: GPT, tokenizer: Any, task: Task, k: int = 32, seed: int = 1, lr: float = 1e-3, **options: Any
+) -> GPT:
+    """Fine-tune keys and values on the demonstrations that few_shot puts into the prompt.
+
+    Args:
+        model, tokenizer: from iclnb.load; the model is left untouched.
+        task, k, seed: as in few_shot, so that both use the same demonstrations in the same order.
+        lr: learning rate of SGD.
+        options: as in finetune.
+
+    Returns:
+        The fine-tuned model.
+
+    Raises:
+        ValueError: lr is not a positive number, or k is bad.
+        DivergedError: the loss stopped being finite.
+
+    Source: Dai et al. 2023, section 4.1 and the official code.
+    """
+    return finetune(model, tokenizer, task, k, seed, lr, **options).model
+
+
+def finetune(
+    model: GPT,
+    tokenizer: Any,
+    task: Task,
+    k: int = 32,
+    seed: int = 1,
+    lr: float = 1e-3,
+    *,
+    record: bool = False,
+    progress: bool = False,
+) -> FineTuned:
+    """finetune_attention with its losses and, with `record`, the query vectors of the training tokens (for Kendall)."""
+    sequences = build_prompt(model.config, tokenizer, task, k, seed).sequences
+    return train_on(model, sequences, lr, record=record, progress=progress)
+
+
+def train_on(model: GPT, sequences: Sequence[list[int]], lr: float, **options: Any) -> FineTuned:
+    """The paper's fine-tuning on token sequences: descend, one sequence a step, in order."""
+    return descend(model, [[ids] for ids in sequences], lr, **options)
+
+
+def descend(
+    model: GPT,
+    batches: Sequence[Sequence[list[int]]],
+    lr: float,
+    *,
+    layer_causal: bool = False,
+    everything: bool = False,
+    record: bool = False,
+    progress: bool = False,
+) -> FineTuned:
+    """Plain gradient descent, one step a batch, on the sum of the losses of the batch's sequences.
+
+    With all sequences in one batch it is one step, whose error signals are all taken at the model's own weights, and
+    the order of the sequences does not matter.
+
+    Trained parameters are kept in float32 at least, whatever the model's dtype: a 16-bit weight would swallow most
+    updates, which are far smaller than its last digit. memory.finetuning_bytes says what all of it takes.
+
+    Args:
+        model: left untouched.
+        batches: token ids of the sequences of each batch, `<s>` first.
+        lr: learning rate.
+        layer_causal: descend on the sum of layer_losses instead of language_model_loss.
+        everything: train all parameters, not key and value projections alone.
+        record, progress: as in finetune.
+
+    Raises:
+        ValueError: lr is not a positive number.
+        DivergedError: a loss was not finite.
+    """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr is {lr}; it must be a positive number")
+    student = sharing_copy(model, dict(model.named_parameters()) if everything else trained_parameters(model))
+    trained = [p for p in student.parameters() if p.requires_grad]
+    masters = [widen(p.detach()) for p in trained]  # p's own if wide
+    losses, queries = [], []
+    for step, batch in enumerate(tqdm(batches, desc="fine-tuning", unit="step", disable=not progress, leave=False)):
+        losses.append(0.0)
+        gradients = None
+        for ids in batch:  # all at the weights before the step
+            recorder = Recorder("query") if record else None
+            loss = _loss(student, ids, layer_causal, recorder)
+            if recorder is not None:  # before the way back, which may run blocks again
+                queries.append(_training_queries(recorder))
+            if not torch.isfinite(loss):
+                raise DivergedError(f"fine-tuning diverged: the loss is {loss.item()} at step {step} with lr = {lr}")
+            found = torch.autograd.grad(loss, trained)
+            gradients = (
+                found if gradients is None else [widen(g) + widen(f) for g, f in zip(gradients, found, strict=True)]
+            )
+            losses[-1] += loss.item()
+        with torch.no_grad():
+            for p, master, gradient in zip(trained, masters, gradients, strict=True):
+                p.copy_(master.add_(gradient.to(master.dtype), alpha=-lr))
+        del found, gradients, gradient  # before the next step makes its own
+    return FineTuned(student.eval().requires_grad_(True), losses, queries)
+
+
+def _loss(model: GPT, ids: list[int], layer_causal: bool, recorder: Recorder | None) -> Tensor:
+    """What one sequence is descended on, a scalar."""
+    weight = model.embed_tokens.weight
+    row = torch.tensor([ids], device=weight.device)  # (1, T)
+    if layer_causal:
+        return layer_losses(model, row, recorder).sum()
+    return language_model_loss(model, row, recorder, recompute=needs_recomputing(model.config, weight.dtype, len(ids)))
+
+
+def _training_queries(recorder: Recorder) -> Tensor:
+    """The query vectors of FineTuned that a recorder kept of one sequence, (T - 1, L, C) float32."""
+    q = torch.stack(recorder.layers["query"], dim=3)[0]  # (H, T, L, D)
+    q = q[:, 1:].float().permute(1, 2, 0, 3)  # (T - 1, L, H, D), without <s>
+    return (q / q.shape[-1] ** 0.5).flatten(2).cpu()  # (T - 1, L, C)
+
+
+def language_model_loss(model: GPT, ids: Tensor, recorder: Recorder | None = None, recompute: bool = False) -> Tensor:
+    """Mean negative log-probability, a float32 scalar, of every token of ids (1, T) after the first.
+
+    `recorder` and `recompute` as in GPT.hidden.
+    """
+    logits = model(ids, recorder=recorder, recompute=recompute)  # (1, T, V)
+    return F.cross_entropy(logits[0, :-1], ids[0, 1:])
+
+
+def layer_losses(model: GPT, ids: Tensor, recorder: Recorder | None = None) -> Tensor:
+    """Loss of the next token read from every layer, with no gradient from one layer into another.
+
+    The output of each block goes through the last norm and the output projection, and its input is detached, so
+    that a layer learns from its own loss and from nothing above it.
+
+    Args:
+        model: the model.
+        ids: token ids, (1, T).
+        recorder: as in GPT.hidden.
+
+    Returns:
+        Mean over tokens, (L,) float32 or wider; the last entry is language_model_loss.
+
+    Source: layer-causal gradient descent, Deutch et al. 2024; as in their code, all layers read one forward pass, take
+        the same learning rate, and are updated together.
+    """
+    outputs = []
+    hooks = [block.register_forward_pre_hook(_detach_input) for block in model.blocks]
+    hooks += [block.register_forward_hook(lambda block, inputs, x: outputs.append(x)) for block in model.blocks]
+    try:
+        model.hidden(ids, recorder=recorder)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    logits = model.logits(model.final_norm(torch.cat(outputs)))  # (L, T, V)
+    targets = ids[0, 1:].expand(len(outputs), -1)  # (L, T - 1)
+    return F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none").mean(1)  # (L,)
+
+
+def _detach_input(block: nn.Module, inputs: tuple) -> tuple:
+    x, *rest = inputs
+    return (x.detach(), *rest)
+
+
+def trained_parameters(model: GPT) -> dict[str, nn.Parameter]:
+    """Weights and biases of the key and value projections of every layer, by name."""
+    return {name: p for name, p in model.named_parameters() if name.rpartition(".")[0].endswith(TRAINED)}
+
+
+def sharing_copy(model: GPT, own: Iterable[str]) -> GPT:
+    """A model with parameters of its own under the names in `own`; it shares the storage of all others.
+
+    Its own parameters ask for a gradient, the shared ones do not.
+    """
+    own = set(own)
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for n, p in model.named_parameters() if n not in own}
+    copied = copy.deepcopy(model, memo=shared)  # deepcopy takes what memo holds instead of copying it
+    for name in own:
+        copied.get_parameter(name).requires_grad_(True)
+    return copied

@@ -1,0 +1,152 @@
+"""Results on disk: one JSON file a configuration, written whole or not at all, found again by its configuration."""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from iclnb.model.gpt import GPT
+from iclnb.paths import __version__, data_folder, results_folder, write_whole
+from iclnb.tasks.task import Task
+
+
+class Results:
+    """A folder of records. Several processes may share it.
+
+    A file that is damaged, or that another version of iclnb wrote, counts as missing, and that is said once.
+
+    Args:
+        folder: made with the first record; None is the one that the environment variable ICLNB_RESULTS names, else
+            `results`.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = results_folder() if folder is None else Path(folder)
+        self._said: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the folder, so that a place that cannot be written to is found out before the work.
+
+        Raises:
+            ValueError: the folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise ValueError(f"results cannot be stored in {self.folder} ({error.strerror})") from error
+
+    def find(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """The stored record of exactly this configuration, or None."""
+        stored = self._read(self.file(config))
+        return stored and stored["record"]
+
+    def get(self, config: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record of a configuration: the stored one, else what `compute` gives, which is then stored."""
+        record = self.find(config)
+        if record is None:
+            record = compute()
+            self.save(config, record)
+        return record
+
+    def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:
+        """Write a record beside its place, then move it there; returns the file."""
+        file = self.file(config)
+        stored = {"version": __version__, "config": config, "record": record}
+        write_whole(file, json.dumps(stored, indent=1).encode())
+        return file
+
+    def file(self, config: dict[str, Any]) -> Path:
+        """Where the record of a configuration lies, whichever version of iclnb wrote it."""
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / f"{config.get('task', 'record')}-{digest}.json"
+
+    def table(self, configs: Iterable[dict[str, Any]] | None = None) -> pd.DataFrame:
+        """Stored records as rows, with a column for each entry of configuration and record.
+
+        Args:
+            configs: the configurations wanted, in order, those without a record left out; None is all, by file name.
+
+        Returns:
+            The frame. A nested entry's column is named by its path, as in "accuracy.icl.mean"; where configuration and
+            record share a name (the learning rate that was asked for, the one that was chosen), the record's stands.
+        """
+        files = sorted(self.folder.glob("*.json")) if configs is None else map(self.file, configs)
+        rows = [stored["config"] | stored["record"] for file in files if (stored := self._read(file))]
+        return pd.json_normalize(rows)
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        """All that a file holds, or None where it counts as missing."""
+        try:
+            stored = json.loads(file.read_bytes())
+            whole = file == self.file(stored["config"]) and isinstance(stored["record"], dict)
+            version = stored["version"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or JSON that is no record
+            whole = False
+        if not whole:
+            return self._say(f"{file} is damaged; its result counts as missing")
+        if version != __version__:
+            return self._say(f"{self.folder} holds results of iclnb {version}; they count as missing")
+        return stored
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, stacklevel=4)
+
+
+def identity(model: GPT, task: Task) -> dict[str, str]:
+    """What a record's configuration says of the model and task it comes from, whatever they are called."""
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    return {"weights": fingerprint(model), "dtype": dtype, "examples": fingerprint(task)}
+
+
+def fingerprint(thing: GPT | Task) -> str:
+    """Sixteen hex digits that change when a model's shape or weights or a task's examples do.
+
+    A model is judged by its configuration and the first 64 values of every parameter, a task by all its examples.
+    """
+    digest = hashlib.sha256()
+    if isinstance(thing, GPT):
+        digest.update(repr(thing.config).encode())
+        for name, p in thing.named_parameters():
+            head = p.detach().flatten()[:64].to("cpu", torch.float64)  # (64,) at most
+            digest.update(name.encode() + head.numpy().tobytes())
+    else:
+        digest.update(json.dumps([thing.spec.template, thing.answers, thing.train, thing.evaluation]).encode())
+    return digest.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------- the records of data/momentum
+
+
+def stored(*kinds: str, folder: Path | None = None) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The stored records of trainings with and without momentum, by kind, arm and seed.
+
+    Args:
+        kinds: which of "language", "english" and "harder".
+        folder: of the records; None is the one that comes with iclnb.
+    """
+    folder, records = folder or data_folder() / "momentum", {}
+    for kind in kinds:
+        for file in sorted(folder.glob(f"{kind}[_-]*.json")):
+            separator, name = file.stem[len(kind)], file.stem[len(kind) + 1 :]
+            arm, seed = name.rsplit(separator, 1)
+            records[kind, arm, int(seed)] = json.loads(file.read_text())
+    return records
+
+
+def by_seed(
+    records: dict[tuple[str, str, int], dict[str, Any]], kind: str, arm: str, value: Callable[[dict], float]
+) -> list[float]:
+    """A number of every record of an arm, in the order of the seeds."""
+    seeds = sorted(seed for data, name, seed in records if (data, name) == (kind, arm))
+    return [value(records[kind, arm, seed]) for seed in seeds]

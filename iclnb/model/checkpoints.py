@@ -1,0 +1,264 @@
+"""Named models, local folders and Hub ids -> GPT and tokenizer; and back to a folder."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from iclnb.attention.precision import has_bf16
+from iclnb.model.gpt import GPT
+from iclnb.model.layouts import MOMENTUM, Layout, layout_for, read_config, write_config
+from iclnb.paths import EMBEDDED, chosen_model, data_folder
+
+HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
+    name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "*token*.json", "vocab.json", "merges.txt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is unknown, unsupported, incomplete or corrupt."""
+
+
+def load(
+    name: str | Path = "auto", device: str = "auto", dtype: str | torch.dtype = "auto", revision: str = "main"
+) -> tuple[GPT, Any]:
+    """Load a GPT and its tokenizer.
+
+    Args:
+        name: "pocket-gpt", a short name ("fairseq-dense-1.3B", "gpt2", ...), a local folder in the Hub's layout, or a
+            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); "auto" is what the
+            environment variable ICLNB_MODEL says, else "pocket-gpt".
+        device: "auto" (the GPU if there is one; for pocket-gpt the CPU), or a torch device.
+        dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none; for pocket-gpt on a CPU
+            float64, so that what is computed with it comes out the same on every machine), or "float32", "float64",
+            "float16", "bfloat16", or torch's own; files of any float dtype are converted tensor by tensor.
+        revision: branch, tag or commit on the Hub; not used for a folder.
+
+    Returns:
+        The model in eval mode, and the tokenizer (a transformers tokenizer).
+
+    Raises:
+        CheckpointError: the checkpoint cannot be had, or cannot be used.
+        ValueError: an unknown device or dtype.
+    """
+    name = chosen_model() if name == "auto" else name
+    if name == EMBEDDED and device == "auto":
+        device = "cpu"
+    place = resolve_device(device)
+    if name == EMBEDDED and dtype == "auto" and place.type == "cpu":
+        dtype = "float64"
+    number = resolve_dtype(dtype, place)
+    folder = find_folder(name, revision)
+    return load_model(folder, place, number), load_tokenizer(folder)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that `device` names; "auto" is the GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device is {device!r}; accepted are 'auto' and torch devices such as 'cpu' or 'cuda'"
+        ) from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but this machine's torch sees no GPU; use 'cpu' or 'auto'")
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that `dtype` names; "auto" is float32 on a CPU and a 16-bit format on a GPU."""
+    if dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if has_bf16(device) else torch.float16
+    if dtype in DTYPES.values():
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; accepted are 'auto', {', '.join(map(repr, DTYPES))}")
+    return DTYPES[dtype]
+
+
+def find_folder(name: str | Path, revision: str = "main") -> Path:
+    """The local folder of a checkpoint, fetched from the Hub where needed.
+
+    Raises:
+        CheckpointError: no such embedded model, folder or Hub repository, or no network.
+    """
+    if name == EMBEDDED:
+        return data_folder() / name
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    hub_id = HUB_IDS.get(str(name), str(name))
+    if hub_id.count("/") != 1 or Path(name).is_absolute() or str(name).startswith((".", "~")):
+        known = ", ".join([EMBEDDED, *HUB_IDS])
+        raise CheckpointError(
+            f"model is {str(name)!r}: not a folder here; known are {known}, a folder, or a Hub id owner/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the client raises a family of network, offline and not-found errors
+        raise CheckpointError(
+            f"model {str(name)!r} could not be fetched from the Hub ({type(error).__name__}). Without a network, put "
+            f"config.json, *.safetensors and the tokenizer files (vocab.json and merges.txt, or tokenizer.json) of "
+            f"{hub_id} in a folder and pass that folder"
+        ) from error
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
+    """A GPT whose parameters come one by one from the safetensors files in `folder`, straight to device and dtype.
+
+    Raises:
+        CheckpointError: no config.json or weights, an unsupported architecture, or incomplete or corrupt files.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
+    try:
+        raw = json.loads(config_file.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{config_file} is not JSON ({error})") from error
+    try:
+        layout, config = read_config(raw)
+    except KeyError as error:
+        raise CheckpointError(f"{config_file} lacks the entry {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{config_file}: {error}") from error
+    with torch.device("meta"):
+        model = GPT(config)  # shapes only
+    _fill(model, layout, folder, device, dtype)
+    return model.eval()
+
+
+def _fill(model: GPT, layout: Layout, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter of a model on the meta device its tensor from the files in `folder`."""
+    where = _tensor_files(folder)
+    found = {name.removeprefix(layout.prefix): name for name in where}
+    wanted: list[tuple[str, str, int | None]] = []
+    parameters = dict(model.named_parameters())
+    for ours in parameters:
+        theirs, part = layout.source(ours)
+        if theirs not in found:
+            raise CheckpointError(f"{folder} lacks the tensor {layout.prefix}{theirs}")
+        wanted.append((ours, theirs, part))
+    unused = set(found) - {layout.source(name)[0] for name in parameters} - {layout.source("lm_head.weight")[0]}
+    for name in sorted(unused):
+        if not name.endswith(layout.ignored):
+            raise CheckpointError(f"{folder} holds the tensor {found[name]}, which this architecture has no place for")
+    for ours, theirs, part in wanted:
+        file = where[found[theirs]]
+        with _open(file) as tensors:  # opened for each tensor, since an open file keeps all it has read in memory
+            tensor = layout.unpack(theirs, part, tensors.get_tensor(found[theirs]), model.config.n_head)
+        if tensor.shape != parameters[ours].shape:
+            shape, expected = tuple(tensor.shape), tuple(parameters[ours].shape)
+            raise CheckpointError(f"{found[theirs]} in {file.name} gives {shape} where config.json says {expected}")
+        _assign(model, ours, tensor.to(device=device, dtype=dtype))
+    if model.config.tie_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+
+
+def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    module_name, _, parameter = name.rpartition(".")
+    setattr(model.get_submodule(module_name), parameter, nn.Parameter(tensor))
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file, for one model.safetensors or for shards with an index."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise CheckpointError(f"{index} is not an index of safetensors shards") from error
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    elif single.is_file():
+        files = [single]
+    else:
+        raise CheckpointError(f"{folder} holds no model.safetensors (pickled .bin files are never loaded)")
+    names = {}
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{folder} lacks the shard {file.name}, which its index names")
+        with _open(file) as tensors:
+            names |= dict.fromkeys(tensors.keys(), file)
+    return names
+
+
+def _open(file: Path):
+    """The file for reading, after safetensors' own check of its header and length."""
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is corrupt or truncated ({error}); fetch it again") from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, through transformers and never with code from the checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedConfig
+
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / n).is_file() for n in ("vocab.json", "merges.txt")
+    ):
+        raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    if (folder / "config.json").is_file() and MOMENTUM in (folder / "config.json").read_text():
+        options["config"] = PreTrainedConfig()  # else transformers warns of a model type that it does not know
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), **options)
+    except Exception as error:  # transformers raises many kinds here
+        raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({error})") from error
+
+
+def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a checkpoint in the Hub's layout, which transformers loads too.
+
+    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. All files are written beside their
+    places; then the earlier config.json is taken away, the files are moved, and the new config.json comes last. So a
+    save that is cut short leaves the earlier checkpoint, or a folder without config.json, which nobody loads.
+
+    Args:
+        model, tokenizer: what to save; tokenizer may be None.
+        folder: made if missing.
+        dtype: of the file; None keeps the model's.
+
+    Raises:
+        ValueError: no layout holds the model's configuration.
+    """
+    folder, config = Path(folder), model.config
+    layout = layout_for(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, list[torch.Tensor]] = {}
+    for ours, parameter in model.named_parameters():
+        parts.setdefault(layout.source(ours)[0], []).append(parameter.detach().to("cpu", dtype))  # q, k, v in order
+    head = layout.source("lm_head.weight")[0]
+    tensors = {
+        (name if name == head else layout.prefix + name): layout.pack(name, tensors, config.n_head)
+        for name, tensors in parts.items()
+    }
+    entries = {
+        **write_config(layout, config),
+        "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
+    }
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        if tokenizer is not None:
+            tokenizer.save_pretrained(beside)
+        save_file(tensors, Path(beside) / "model.safetensors", metadata={"format": "pt"})
+        (Path(beside) / "config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+        (folder / "config.json").unlink(missing_ok=True)
+        for file in sorted(Path(beside).iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, folder / file.name)

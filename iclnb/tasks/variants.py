@@ -1,0 +1,100 @@
+"""A task in other forms: other demonstrations, other labels, other answers, queries without content to calibrate by.
+
+Sources: Min et al. 2022, Rethinking the Role of Demonstrations, sections 4 and 5, for the comparison of labels; Zhao et
+al. 2021, Calibrate Before Use, section 5, for contextual calibration.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from iclnb.language.miniatures import ARBITRARY_ANSWERS
+from iclnb.tasks.task import Example, Task, TaskError
+
+CONTENT_FREE = ("N/A", "[MASK]", "")  # the three inputs of Zhao et al.
+
+
+def frozen(task: Task, k: int, seed: int) -> Task:
+    """The task with k demonstrations as its whole train split: every other seed shows the same ones in another order.
+
+    Raises:
+        TaskError: k is negative or larger than the train split.
+    """
+    return dataclasses.replace(task, train=tuple(task.demonstrations(k, seed)))
+
+
+def balanced(task: Task, k: int, seed: int) -> Task:
+    """The task with k training examples, as many of each class as of any other, as its whole train split.
+
+    They are the first of each class in the order of `seed`; where k is no multiple of the number of classes, the first
+    classes get one more.
+
+    Raises:
+        TaskError: k is negative, or a class has too few training examples.
+    """
+    if k < 0:
+        raise TaskError(f"k is {k}; it must be at least 0")
+    order, chosen = task.demonstrations(len(task.train), seed), []
+    for label, answer in enumerate(task.answers):
+        wanted = len(range(label, k, len(task.answers)))
+        mine = [example for example in order if example.label == label][:wanted]
+        if len(mine) < wanted:
+            raise TaskError(f"k is {k}, which needs {wanted} examples of {answer!r}; task {task.name} has {len(mine)}")
+        chosen += mine
+    return dataclasses.replace(task, train=tuple(chosen))
+
+
+def permuted(task: Task, permutation: Sequence[int]) -> Task:
+    """The task with every training example of class y shown as class permutation[y].
+
+    Raises:
+        ValueError: `permutation` does not hold every class once.
+    """
+    if sorted(permutation) != list(range(len(task.answers))):
+        raise ValueError(
+            f"permutation is {list(permutation)}; accepted are the numbers 0 to {len(task.answers) - 1}, each once"
+        )
+    return _relabelled(task, [permutation[example.label] for example in task.train])
+
+
+def random_labels(task: Task, seed: int) -> Task:
+    """The task with the label of every training example drawn anew, each class with the same chance."""
+    drawn = np.random.default_rng(seed).integers(len(task.answers), size=len(task.train))  # (train,)
+    return _relabelled(task, drawn.tolist())
+
+
+def with_arbitrary_answers(task: Task) -> Task:
+    """The task with label words that mean nothing."""
+    spec = dataclasses.replace(task.spec, answers=ARBITRARY_ANSWERS[: len(task.answers)])
+    return dataclasses.replace(task, spec=spec)
+
+
+def content_free(task: Task) -> Task:
+    """The task with one query for each of CONTENT_FREE before its evaluation examples; their labels mean nothing.
+
+    The evaluation examples stay, because the longest of them decides how many demonstrations fit.
+    """
+    texts = (task.spec.template.format(**dict.fromkeys(task.spec.fields, word)) for word in CONTENT_FREE)
+    return dataclasses.replace(task, evaluation=(*(Example(text, 0) for text in texts), *task.evaluation))
+
+
+def contextual(log_probs: Tensor, bias: Tensor) -> Tensor:
+    """Probabilities divided by those that the model gives without content.
+
+    Args:
+        log_probs: log-probability of each answer, (n, classes).
+        bias: the same for content-free inputs, (m, classes), whose mean probabilities are what is divided by.
+
+    Returns:
+        (n, classes), each row summing to 1.
+    """
+    p, p_free = log_probs.softmax(-1), bias.softmax(-1).mean(0)  # (n, classes), (classes,)
+    q = p / p_free  # (n, classes)
+    return q / q.sum(-1, keepdim=True)  # (n, classes)
+
+
+def _relabelled(task: Task, labels: Sequence[int]) -> Task:
+    train = tuple(Example(example.text, label) for example, label in zip(task.train, labels, strict=True))
+    return dataclasses.replace(task, train=train)

@@ -1,0 +1,26 @@
+"""Checks: that ways to one result agree, and what is wrong with a reader's answer to an exercise.
+
+`assert_agree` holds the notebooks' own claims. The rest is one function for each exercise, in a file for each notebook;
+it takes the reader's function and prints one sentence, "Right: ..." or "Not yet: ...". It never raises because of the
+answer, so that an unanswered exercise does not stop a notebook.
+"""
+
+from iclnb.teaching.checks.core import assert_agree
+from iclnb.teaching.checks.lab_a import expected_error, ridge_weights
+from iclnb.teaching.checks.lab_b import best_single_step, many_steps, new_curvature
+from iclnb.teaching.checks.lab_c import implied_weights, sherman_morrison
+from iclnb.teaching.checks.lab_d import copying_share, mean_ablated, previous_token_score
+from iclnb.teaching.checks.lab_e import concept_posterior, forward_step, total_variation
+from iclnb.teaching.checks.notebook_01 import (
+    cross_entropy_errors,
+    demonstration_share,
+    implied_targets,
+    sequential_errors,
+)
+from iclnb.teaching.checks.notebook_02 import finetuning_update, first_order_attention, forget_demonstrations
+from iclnb.teaching.checks.notebook_03 import calibrated, label_bias, order_ensemble
+from iclnb.teaching.checks.notebook_04 import answer_loss, flattery, keys_values_step
+from iclnb.teaching.checks.notebook_05 import attention_update_similarity, mean_logits, recall_to_icl
+from iclnb.teaching.checks.notebook_06 import layer_causal_gradients, random_direction, share_that_flips
+from iclnb.teaching.checks.notebook_07 import combined_weights, momentum_weights
+from iclnb.teaching.checks.notebook_08 import decayed_attention, forgetful_softmax, nesterov_sum

@@ -1,0 +1,192 @@
+"""Pretraining: pocket-gpt on its synthetic language, or a GPT of any shape on a text.
+
+`python -m iclnb pretrain` is the command.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
+from iclnb.language.tokenizer import build_tokenizer
+from iclnb.model.checkpoints import save
+from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.training.loop import (
+    Batch,
+    Data,
+    Schedule,
+    TrainingError,
+    make_optimizers,
+    place,
+    share,
+    train,
+    training_step,
+    write_record,
+)
+from iclnb.training.measure import Measurement
+from iclnb.training.perplexity import Perplexity
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CHECKPOINT_EVERY = 100  # steps
+POCKET = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 2048, "positions": "rotary"}
+SHAPES = {
+    "pocket": POCKET,
+    "350M": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "n_positions": 2048, "positions": "rotary"},
+}
+ROWS = {"pocket": (8, 256), "350M": (16, 2048)}  # B and T of a step on a text, where nothing else is asked for
+
+
+class Language(Corpus):
+    """The synthetic language of pocket-gpt as a training's data: a curriculum, and what it should lead to.
+
+    Args:
+        seed: of all documents.
+        curriculum: the phases, which shrink or grow with `steps`, at first their own number.
+    """
+
+    every = 117
+
+    def __init__(self, seed: int = 0, curriculum: Sequence[Phase] = CURRICULUM):
+        super().__init__(build_tokenizer(), size(curriculum)[0], seed, curriculum)
+        self.sizes = [(phase.steps, phase.sequences, phase.length) for phase in curriculum]
+
+    @cached_property
+    def measure(self) -> Measurement:
+        """Copying, recall, and learning in context."""
+        return Measurement(self.tokenizer)
+
+    def report(self, model: GPT) -> list[Perplexity]:
+        """Nothing: documents are drawn, so none is held out."""
+        return []
+
+
+def make_config(tokenizer: Any, **shape: Any) -> GPTConfig:
+    """The configuration of pocket-gpt for a tokenizer, with the entries in `shape` changed."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    special = {"bos_token_id": eos if bos is None else bos, "eos_token_id": eos}
+    return GPTConfig(**{"vocab_size": len(tokenizer)} | POCKET | special | shape)
+
+
+def config_for(data: Data, **shape: Any) -> GPTConfig:
+    """The configuration of a GPT for some data: make_config's, with positions for the longest row."""
+    config = make_config(data.tokenizer, **shape)
+    return replace(config, n_positions=max(config.n_positions, *(T for _, _, T in data.sizes)))
+
+
+def pretrain(
+    out: str | Path,
+    data: Data,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
+    accelerator: "Accelerator | None" = None,
+    **shape: Any,
+) -> tuple[list[dict[str, float]], list[Perplexity]]:
+    """Train a GPT and write it to a folder, with its tokenizer.
+
+    Args:
+        out: folder of the finished model; the checkpoint of the running training lies beside it, in `<out>.training`.
+        data: what to train on, and for how many steps.
+        seed: of the weights.
+        resume: continue where an earlier call with the same arguments was stopped.
+        progress: show a progress bar.
+        device: where to train.
+        accelerator: shares the work among processes, as in `train`.
+        shape: entries of GPTConfig that differ from POCKET.
+
+    Returns:
+        The record of the training, and the perplexities of the held-out part, where there is one; they are also written
+        to `<out>/training.csv` and `<out>/perplexity.csv`. With several processes only the first has measurements.
+
+    Raises:
+        TrainingError: as `train` does, or there is an unfinished training that is not to be resumed, or no step to
+            take, or too few rows for the processes.
+    """
+    config, (rank, processes) = config_for(data, **shape), place(accelerator)
+    if data.steps < 1:
+        raise TrainingError(f"steps is {data.steps}; a training has at least 1")
+    if processes > (smallest := min(rows for _, rows, _ in data.sizes)):
+        raise TrainingError(f"{processes} processes cannot share a batch of {smallest}; each needs a row")
+    out, folder = Path(out), begin(Path(out), resume)
+    model = GPT(config).initialise(seed).to(device)
+    record = train(
+        model,
+        share(data, accelerator),
+        Schedule(data.steps),
+        folder=folder,
+        resume=resume,
+        identity={"model": asdict(config), "seed": seed, "data": data.identity},
+        checkpoint_every=CHECKPOINT_EVERY,
+        measure=data.measure,
+        measure_every=data.every,
+        progress=progress,
+        accelerator=accelerator,
+    )
+    if rank > 0:
+        return record, []
+    found = data.report(model)
+    if found:
+        write_record([asdict(entry) for entry in found], out / "perplexity.csv")
+    finish(out, folder, model, data.tokenizer, record)
+    return record, found
+
+
+def begin(out: Path, resume: bool) -> Path:
+    """The folder beside `out` that holds the checkpoint while a training runs, made if missing.
+
+    Raises:
+        TrainingError: it holds an unfinished training that is not to be resumed.
+        OSError: it cannot be made.
+    """
+    folder = out.with_name(out.name + ".training")
+    if (folder / "checkpoint.pt").exists() and not resume:
+        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or delete the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def finish(out: Path, folder: Path, model: GPT, tokenizer: Any, record: Sequence[dict[str, float]]) -> None:
+    """Write the finished model with its tokenizer and record, and remove what only a running training needs."""
+    save(model, tokenizer, out)
+    write_record(record, out / "training.csv")
+    for file in (folder / "checkpoint.pt", folder / "training.csv", *folder.glob("*.part")):  # a kill may leave a part
+        file.unlink(missing_ok=True)
+    folder.rmdir()
+
+
+# ------------------------------------------------------------------------------------------------------- how long
+
+
+def steps_of(tokens: int, data: Data) -> int:
+    """How many steps so many tokens are, in whole steps and at least one."""
+    steps, whole = sum(n for n, _, _ in data.sizes), sum(n * B * T for n, B, T in data.sizes)
+    return max(1, tokens * steps // whole)
+
+
+def steps_in(minutes: float, data: Data, device: str | torch.device = "cpu", **shape: Any) -> int:
+    """How many steps this machine takes in so many minutes, judged by a few on drawn tokens."""
+    config, generator, seconds = config_for(data, **shape), torch.Generator().manual_seed(0), 0.0
+    for n, B, T in data.sizes:
+        ids = torch.randint(config.vocab_size, (B, T), generator=generator)  # (B, T)
+        seconds += n * seconds_a_step(config, (ids, ids, torch.ones(B, T)), device)
+    steps = sum(n for n, _, _ in data.sizes)
+    return max(1, int(0.9 * 60 * minutes / seconds * steps))  # a tenth is left for measurements
+
+
+def seconds_a_step(config: GPTConfig, batch: Batch, device: str | torch.device) -> float:
+    """Seconds a training step takes on this machine: the mean of four, after one that warms up, on a spare model."""
+    model, batch = GPT(config).initialise(0).to(device), tuple(tensor.to(device) for tensor in batch)
+    optimizers = make_optimizers(model, Schedule(1))
+    training_step(model, optimizers, batch)
+    started = time.perf_counter()
+    for _ in range(4):
+        training_step(model, optimizers, batch)
+    return (time.perf_counter() - started) / 4

@@ -1,0 +1,128 @@
+"""Stored results: found by their configuration alone, and never half written."""
+
+import dataclasses
+import json
+import tomllib
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from toys import toy_task
+
+from iclnb.experiment.results import Results, fingerprint
+from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.paths import __version__
+
+CONFIG = {"task": "sst2", "seed": 1, "lr": 0.1, "limit": None}
+
+
+def test_a_record_is_found_by_its_configuration_and_no_other(tmp_path):
+    results = Results(tmp_path / "new")
+    results.save(CONFIG, {"accuracy": 0.5})
+    assert Results(tmp_path / "new").find(dict(reversed(CONFIG.items()))) == {"accuracy": 0.5}
+    for change in ({"seed": 2}, {"lr": 0.2}, {"limit": 5}, {"position": "answer"}):
+        assert results.find(CONFIG | change) is None
+
+
+def test_a_record_is_computed_once_and_a_failed_one_not_kept(tmp_path):
+    results, times = Results(tmp_path), []
+    for _ in range(2):
+        assert results.get(CONFIG, lambda: times.append(1) or {"accuracy": 0.5}) == {"accuracy": 0.5}
+    assert len(times) == 1
+    with pytest.raises(ZeroDivisionError):
+        results.get(CONFIG | {"seed": 2}, lambda: {"accuracy": 1 / 0})
+    assert results.find(CONFIG | {"seed": 2}) is None and len(results.table()) == 1
+
+
+def test_the_environment_names_the_folder_where_none_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("ICLNB_RESULTS", str(tmp_path / "there"))
+    assert Results().folder == tmp_path / "there" and Results("here").folder == Path("here")
+    monkeypatch.delenv("ICLNB_RESULTS")
+    assert Results().folder == Path("results")
+
+
+OTHER = json.dumps({"version": __version__, "config": CONFIG | {"seed": 2}, "record": {"accuracy": 0.5}})
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"config": ', b"[]", b'{"config": []}', b"\xff", OTHER.encode()])
+def test_a_damaged_file_is_said_once_and_counts_as_missing(damage, tmp_path, recwarn):
+    results = Results(tmp_path)
+    file = results.save(CONFIG, {"accuracy": 0.5})
+    file.write_bytes(damage)
+    assert results.find(CONFIG) is None and results.find(CONFIG) is None and results.table().empty
+    assert [str(warning.message) for warning in recwarn] == [f"{file} is damaged; its result counts as missing"]
+    results.save(CONFIG, {"accuracy": 0.6})
+    assert results.find(CONFIG) == {"accuracy": 0.6}
+
+
+def test_records_of_another_version_are_said_once_and_count_as_missing(tmp_path, recwarn):
+    results = Results(tmp_path)
+    for seed in (1, 2):
+        file = results.save(CONFIG | {"seed": seed}, {"accuracy": 0.5})
+        file.write_text(file.read_text().replace(f'"version": "{__version__}"', '"version": "0.0.9"'))
+    assert results.find(CONFIG) is None and results.table().empty
+    said = [str(warning.message) for warning in recwarn]
+    assert said == [f"{tmp_path} holds results of iclnb 0.0.9; they count as missing"]
+    results.save(CONFIG, {"accuracy": 0.6})
+    assert results.find(CONFIG) == {"accuracy": 0.6} and len(results.table()) == 1
+
+
+def test_the_version_that_is_stored_is_that_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert __version__ == project["version"]
+
+
+def test_the_table_has_a_row_for_each_record_and_a_column_for_each_entry(tmp_path):
+    results = Results(tmp_path)
+    assert results.table().empty
+    for seed in (1, 2):
+        results.save(CONFIG | {"seed": seed}, {"accuracy": {"icl": {"mean": 50.0 * seed}}, "correct": [0, seed]})
+    table = results.table([CONFIG | {"seed": seed} for seed in (2, 3, 1)])  # seed 3 is not stored
+    assert table.seed.tolist() == [2, 1] and table["accuracy.icl.mean"].tolist() == [100.0, 50.0]
+    assert table.correct.tolist() == [[0, 2], [0, 1]]
+    assert sorted(results.table().seed) == [1, 2]
+
+
+def write_and_read(folder):
+    """A hundred times: write a record that others write too, and read another; never half of one."""
+    results, size = Results(folder), 10_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for turn in range(100):
+            results.save(CONFIG | {"seed": turn % 3}, {"long": [turn] * size})
+            record = results.find(CONFIG | {"seed": (turn + 1) % 3})
+            assert record is None or len(record["long"]) == size and len(set(record["long"])) == 1
+
+
+def test_processes_share_a_folder(tmp_path):
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        list(pool.map(write_and_read, [tmp_path, tmp_path]))
+    assert len(Results(tmp_path).table()) == len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_failed_write_leaves_the_earlier_record_and_nothing_else(tmp_path):
+    results = Results(tmp_path)
+    results.save(CONFIG, {"accuracy": 0.5})
+    with pytest.raises(TypeError):
+        results.save(CONFIG, {"accuracy": torch.tensor(1.0)})  # no JSON
+    assert results.find(CONFIG) == {"accuracy": 0.5}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_stored_files_are_json(tmp_path):
+    stored = json.loads(Results(tmp_path).save(CONFIG, {"a": 1}).read_text())
+    assert stored == {"version": __version__, "config": CONFIG, "record": {"a": 1}}
+
+
+def test_fingerprints_follow_weights_and_examples():
+    config = GPTConfig(vocab_size=20, n_layer=1, n_head=1, n_embd=8)
+    one, two = GPT(config).initialise(0), GPT(config).initialise(0)
+    assert fingerprint(one) == fingerprint(two)
+    with torch.no_grad():
+        two.blocks[0].attn.v_proj.bias[0] += 1e-6
+    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(one) != fingerprint(GPT(dataclasses.replace(config, n_head=2)).initialise(0))  # the same weights
+    assert fingerprint(toy_task()) == fingerprint(toy_task()) != fingerprint(toy_task(train=11))
