@@ -168,6 +168,8 @@ async def execute(path):
     try:
         await client.async_execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        if asyncio.current_task().cancelling():  # another notebook failed, and this one's kernel was stopped
+            raise asyncio.CancelledError from None
         cell = notebook.cells[index]
         message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell)}"
         raise NotebookFailed(message, notebook) from None
