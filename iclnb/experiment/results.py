@@ -1,5 +1,6 @@
 """Results on disk: one JSON file a configuration, written whole or not at all, found again by its configuration."""
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -114,15 +115,19 @@ def fingerprint(thing: GPT | Task) -> str:
 
     A model is judged by its configuration and the first 64 values of every parameter, a task by all its examples.
     """
-    digest = hashlib.sha256()
-    if isinstance(thing, GPT):
-        digest.update(repr(thing.config).encode())
-        for name, p in thing.named_parameters():
-            head = p.detach().flatten()[:64].to("cpu", torch.float64)  # (64,) at most
-            digest.update(name.encode() + head.numpy().tobytes())
-    else:
-        digest.update(json.dumps([thing.spec.template, thing.answers, thing.train, thing.evaluation]).encode())
+    if isinstance(thing, Task):
+        return _task_fingerprint(thing)
+    digest = hashlib.sha256(repr(thing.config).encode())
+    for name, p in thing.named_parameters():
+        head = p.detach().flatten()[:64].to("cpu", torch.float64)  # (64,) at most
+        digest.update(name.encode() + head.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=16)  # a grid asks for the same few tasks again and again
+def _task_fingerprint(task: Task) -> str:
+    written = json.dumps([task.spec.template, task.answers, task.train, task.evaluation])
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------- the records of data/momentum

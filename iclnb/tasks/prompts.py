@@ -4,6 +4,7 @@ A zero-shot sequence is `<s> query`, a few-shot sequence `<s> demonstration </s>
 demonstration is the filled template, one space, and its answer; a query is the filled template alone.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,7 @@ def encode_query(tokenizer: Any, example: Example) -> list[int]:
     Raises:
         ValueError: the text gives no token.
     """
-    return _encode_queries(tokenizer, [example])[0]
+    return _encode_queries(tokenizer, len(tokenizer), (example,))[0]
 
 
 def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
@@ -103,7 +104,8 @@ def encode_task(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1, or None for all")
     demonstrations = task.demonstrations(k, seed)
-    queries, answers = _encode_queries(tokenizer, task.evaluation), encode_answers(tokenizer, task.answers)
+    queries = _encode_queries(tokenizer, len(tokenizer), tuple(task.evaluation))
+    answers = encode_answers(tokenizer, task.answers)
     room = 1 + max(map(len, queries)) + max(map(len, answers))  # of the longest query and answer, with `<s>`
     if room > config.n_positions:
         raise ValueError(
@@ -125,7 +127,9 @@ def build_prompt(config: GPTConfig, tokenizer: Any, task: Task, k: int, seed: in
     return encode_task(config, tokenizer, task, k, seed).prompt
 
 
-def _encode_queries(tokenizer: Any, examples: Sequence[Example]) -> list[list[int]]:
+@functools.lru_cache(maxsize=8)  # the same queries are asked again and again, after other demonstrations
+def _encode_queries(tokenizer: Any, entries: int, examples: tuple[Example, ...]) -> list[list[int]]:
+    """Ids of each query; `entries`, the tokenizer's length, tells it from itself with tokens added."""
     queries = _encode(tokenizer, [example.text for example in examples])
     for ids, example in zip(queries, examples, strict=True):
         if not ids:
