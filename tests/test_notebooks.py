@@ -13,6 +13,7 @@ import statistics
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import nbformat
 import pytest
@@ -162,8 +163,7 @@ def call(house, *arguments):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(os, "environ", os.environ.copy())  # what the tool sets, its kernels see, and nobody later
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):  # what the tool sets is taken back
         returncode = module.main([*map(str, arguments)])
     return SimpleNamespace(returncode=returncode, stdout=out.getvalue(), stderr=err.getvalue())
 

@@ -95,6 +95,9 @@ def test_a_task_is_encoded_once(setting):
     task, texts = toy_task(train=30, evaluation=20), []
 
     class Counting:
+        def __len__(self):
+            return len(tokenizer)
+
         def __call__(self, some, **options):
             texts.extend(some)
             return tokenizer(some, **options)
