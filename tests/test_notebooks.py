@@ -122,6 +122,14 @@ def test_compares_what_it_prints(notebook):
         assert any(text), f"nothing to compare in the output of: {cell.source}"
 
 
+def test_loads_pocket_gpt_where_its_numbers_are_the_same_on_every_machine(notebook):
+    """On the CPU, which `load` chooses for it where no device is named; in float64, if any dtype is."""
+    for cell in code_cells(notebook):
+        for call in re.findall(r"\biclnb\.load\((.*)\)", cell.source):
+            assert "device" not in call, f"a device is named in: {call}"
+            assert "dtype" not in call or 'dtype="float64" if' in call, f"another dtype is named in: {call}"
+
+
 def test_figures_say_what_they_show(notebook):
     for cell, output in all_outputs(notebook):
         data = output.get("data", {})

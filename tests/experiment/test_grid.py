@@ -13,6 +13,7 @@ import dask
 import distributed
 import pandas as pd
 import pytest
+import torch
 from distributed.utils import get_mp_context
 
 import iclnb
@@ -95,6 +96,14 @@ def test_settings_equal_the_same_calls_by_hand(place, tmp_path):
     assert table.held_out_correct[2] == judged.correct.int().tolist() and len(table.losses[2]) == 4
     compared = run_task(model, tokenizer, task, k=4, seed=1, lr=0.05, limit=3)
     assert table["measures.sim_aou.mean"][3] == compared["measures"]["sim_aou"]["mean"]
+
+
+def test_pocket_gpt_stays_on_the_cpu_beside_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # with no GPU behind it: to use it would raise
+    options = {"source": "sample", "k": 2, "lr": 0.01, "limit": 3}
+    results = Results(tmp_path)
+    run_grid([Setting("pocket-gpt", "sst2", method, **options) for method in ("ft", "compare")], results)
+    assert results.table().dtype.tolist() == ["float64", "float64"]
 
 
 def test_a_rate_that_diverges_is_a_record_that_says_so(place, tmp_path):

@@ -221,6 +221,13 @@ def test_llama_variants_that_are_not_supported_are_refused(entries, message, tmp
         load(tmp_path)
 
 
+def test_pocket_gpt_is_float64_on_the_cpu_even_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # with no GPU behind it: to use it would raise
+    for asked, dtype in ("auto", torch.float64), ("float32", torch.float32), (torch.bfloat16, torch.bfloat16):
+        weight = load("pocket-gpt", dtype=asked)[0].embed_tokens.weight
+        assert (weight.device.type, weight.dtype) == ("cpu", dtype)
+
+
 def test_auto_is_the_environments_model(checkpoint, monkeypatch):
     monkeypatch.setenv("ICLNB_MODEL", str(checkpoint))
     assert load()[0].config.vocab_size == 400
