@@ -110,7 +110,7 @@ def use_embedded_tier(results, threads):
     for name in ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA"):
         os.environ.pop(name, None)
     os.environ.update(ICLNB_RESULTS=results, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="passive")  # a thread that waits takes no core
 
 
 async def each(work, paths, at_once, report):
