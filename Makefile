@@ -26,7 +26,7 @@ lab: $(INSTALLED) ## open JupyterLab on the first notebook
 	@$(BIN)/jupyter lab $(firstword $(wildcard notebooks/00_start_here.ipynb) notebooks)
 
 test: $(INSTALLED) ## run all tests, the notebooks included
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 	$(BIN)/python tools/notebooks.py test
 	$(BIN)/python tools/notebooks.py test --lowest --threads 2 $(AT_RISK)
 
