@@ -159,6 +159,12 @@ def test_relative_links_resolve():
                 assert target.exists(), f"{tool.relative(path)} links to {link}, which is not there"
 
 
+def test_files_that_are_named_are_there():
+    for name, text in texts():
+        for path in re.findall(r"\b(?:iclnb|tests|tools|benchmarks|data)/[\w./-]*\.py\b", text):
+            assert (ROOT / path).is_file(), f"{name} names {path}, which is not there"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The package
 
