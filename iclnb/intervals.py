@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
+from scipy.stats import binomtest
 from torch import Tensor
 
 ABOVE, BELOW, OPEN, UNDEFINED = "above", "below", "not told apart", "undefined"
@@ -142,6 +143,82 @@ def difference(one: Values, other: Values, over: str = "draws") -> Estimate:
     if one.shape != other.shape:
         raise ValueError(f"one has {len(one)} values and other {len(other)}; they are compared in pairs")
     return mean(one - other, over)
+
+
+def nested(values: Values) -> Estimate:
+    """Mean over draws and over the examples in them: what other draws, and other examples, would give.
+
+    All draws are asked about the same examples. So the error has two parts: the spread of the draws' means, which holds
+    what is particular to an example of one draw, and the spread of what the examples have in common in all draws. The
+    interval's degrees of freedom are Welch's, of both. (A bootstrap of draws and examples counts the first noise twice:
+    of 3 draws its intervals held the mean 100 times in 100.) Pass differences of two runs for a paired comparison.
+
+    Args:
+        values: (D, n), a row for each draw; nan marks what is undefined, as a measure of an example without a pair.
+
+    Returns:
+        The mean of the draws' means; its interval is undefined for a single draw.
+
+    Raises:
+        ValueError: not (D, n), or a draw without a value.
+
+    Source: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007, section 3, on both sources of error.
+    """
+    values = _array(values)  # (D, n)
+    if values.ndim != 2 or not (~np.isnan(values)).any(1).all():
+        raise ValueError(f"values has shape {values.shape}; accepted is (draws, examples), each draw with a value")
+    middles = np.nanmean(values, axis=1)  # (D,)
+    of_draws = mean(middles)
+    rest = (values - middles[:, None])[:, ~np.isnan(values).all(0)]  # (D, n)
+    (draws, n), commons = rest.shape, np.nanmean(rest, axis=0)  # (n,)
+    if min(draws, n) == 1:
+        return of_draws
+    noise = np.nansum((rest - commons) ** 2) / (draws - 1) / (n - 1)
+    variance = max(0.0, commons.var(ddof=1) - noise / draws) / n  # of the mean, by the examples
+    half = _quantile(n - 1) * variance**0.5
+    return _weighted([of_draws, Estimate(0.0, -half, half, df=n - 1)], [1, 1])
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How a change turns the answers to n questions: from wrong to right, and from right to wrong."""
+
+    gained: int
+    lost: int
+    n: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of as many gained as lost: McNemar's exact test."""
+        return binomtest(self.gained, self.gained + self.lost).pvalue if self.gained + self.lost else 1.0
+
+    @property
+    def estimate(self) -> Estimate:
+        """Share of right answers after the change minus before it; the bootstrap's interval over these questions."""
+        steps = np.repeat([1.0, -1.0, 0.0], [self.gained, self.lost, self.n - self.gained - self.lost])  # (n,)
+        return mean(steps, "examples")
+
+    def word(self, p: float | None = None) -> str:
+        """ "above", "below" or "not told apart" by McNemar's test; p as in Estimate.word."""
+        return self.estimate.word(p=self.p if p is None else p)
+
+    def __str__(self) -> str:
+        return f"{self.gained} gained, {self.lost} lost of {self.n}"
+
+
+def flips(before: Values, after: Values) -> Flips:
+    """How answers change on the same questions: two methods, or one before and after.
+
+    Args:
+        before, after: (n,) each, whether an answer is right.
+
+    Raises:
+        ValueError: not as many of one as of the other.
+    """
+    before, after = _array(before) > 0, _array(after) > 0  # (n,) each
+    if before.shape != after.shape:
+        raise ValueError(f"before has {len(before)} values and after {len(after)}; they are compared in pairs")
+    return Flips(int((after & ~before).sum()), int((before & ~after).sum()), len(before))
 
 
 def share(hits: int, n: int) -> Estimate:

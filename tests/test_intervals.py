@@ -14,8 +14,10 @@ from iclnb.intervals import (
     UNDEFINED,
     Estimate,
     difference,
+    flips,
     holm,
     mean,
+    nested,
     over_tasks,
     phrases,
     share,
@@ -173,3 +175,42 @@ def test_bad_input_is_refused():
         mean([])
     with pytest.raises(ValueError, match="over is 'queries'"):
         mean(ONE, "queries")
+
+
+@pytest.mark.parametrize(("draws", "examples"), [(3, 60), (5, 40), (8, 10)])
+def test_of_draws_and_examples_the_interval_holds_the_mean_of_both(draws, examples):
+    rng = np.random.default_rng(1)
+    runs, shape = 400, (draws, examples)
+    found = [
+        nested(rng.normal(0, 1, (draws, 1)) + rng.normal(0, 1, examples) + rng.normal(0, 3, shape)) for _ in range(runs)
+    ]
+    assert covered(found, 0) == pytest.approx(0.95, abs=0.03)
+
+
+def test_examples_that_all_draws_share_widen_the_interval_and_a_single_draw_leaves_none():
+    rng = np.random.default_rng(0)
+    alike = np.tile(rng.normal(0, 1, 50), (4, 1))  # draws make no difference, so that the examples' spread is all
+    assert mean(alike.mean(1)).half() == 0
+    assert nested(alike).half() == pytest.approx(mean(alike[0]).half())
+    assert math.isnan(nested(alike[:1]).low) and nested(alike[:1]).word() == UNDEFINED
+
+
+def test_undefined_examples_are_left_out_of_their_draw():
+    values = np.array([[1.0, math.nan, 3.0], [2.0, 2.0, 5.0]])
+    assert nested(values).mean == 2.5
+    with pytest.raises(ValueError, match="each draw with a value"):
+        nested(np.full((2, 3), math.nan))
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        nested([1.0, 2.0, 3.0])
+
+
+def test_flips_are_judged_by_mcnemars_exact_test():
+    before, after = [0] * 22 + [1] * 5 + [0] * 3, [1] * 22 + [1] * 4 + [0] * 4
+    found = flips(before, after)
+    assert (found.gained, found.lost, found.n, str(found)) == (22, 1, 30, "22 gained, 1 lost of 30")
+    assert found.p == pytest.approx(scipy.stats.binomtest(1, 23).pvalue) and found.word() == ABOVE
+    assert found.estimate.mean == pytest.approx(21 / 30) and flips(after, before).word() == BELOW
+    assert flips([1, 0, 1], [1, 1, 1]).word() == OPEN  # one alone decides nothing
+    assert flips([1, 0], [1, 0]).word() == OPEN and flips([1, 0], [1, 0]).p == 1
+    with pytest.raises(ValueError, match="in pairs"):
+        flips([1], [1, 0])

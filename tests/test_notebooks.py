@@ -141,6 +141,19 @@ def test_figures_say_what_they_show(notebook):
         assert image.strip()
 
 
+def test_reading_takes_as_long_as_its_words_lines_and_figures_and_exercises_as_long_as_they_say():
+    figure = nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": "Figure: a line"})
+    cells = [
+        nbformat.v4.new_markdown_cell("word " * 360 + "$$f = g$$\n\n<details>" + "word " * 900 + "</details>"),  # 2:05
+        nbformat.v4.new_code_cell("x = 1\n" * 23, outputs=[figure, figure]),  # 1:55 and 2:00
+        nbformat.v4.new_markdown_cell("#### Exercise 1: a word\n\n*20 minutes, easy.* " + "word " * 900),
+        nbformat.v4.new_code_cell("y = 2\n" * 60),
+        nbformat.v4.new_markdown_cell("## In practice\n\nTake *10 minutes* off."),
+    ]
+    assert tool.minutes(nbformat.v4.new_notebook(cells=cells)) == (10, 20)  # 6 minutes are up to 10
+    assert tool.minutes(nbformat.v4.new_notebook(cells=cells[:1])) == (5, 0)
+
+
 def test_every_name_has_a_row_in_the_readme_and_every_stamp_is_current():
     tool.badges(PATHS, check=True)  # raises where one is stale
 

@@ -3,7 +3,7 @@
     python tools/notebooks.py run       execute every notebook at the pocket-gpt tier; the results go into build/
     python tools/notebooks.py test      execute every notebook, and compare the marked cells with their saved outputs
     python tools/notebooks.py refresh   execute the committed notebooks in place, and save them in one normal form
-    python tools/notebooks.py badges    stamp the Colab and Binder links and the install cell; --check only looks
+    python tools/notebooks.py badges    stamp links, reading times and the install cell; --check only looks
 
 All take notebooks to work on; with none named, all of them, in reading order. As many are executed at once as there
 are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise:
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -262,13 +263,51 @@ def badge_links(path):
     return f"[![Open in Colab]({COLAB_BADGE})]({colab}) [![Open in Binder]({BINDER_BADGE})]({binder})"
 
 
+# How long a reader takes. Exercises say themselves how long they take, their words and stubs included.
+WORDS_A_MINUTE, MINUTES_A_LINE, MINUTES_A_FIGURE = 180, 5 / 60, 1
+EXERCISE = re.compile(r"^(#+) .*\bExercise\b", re.MULTILINE)
+HEADING = re.compile(r"^(#+) ", re.MULTILINE)
+OWN_TIME = re.compile(r"\*(\d+) minutes")
+FORMULA = re.compile(r"\$\$.+?\$\$", re.DOTALL)
+TIME = re.compile(r"^\| [^|\n]*?(?=; the code runs)", re.MULTILINE)
+
+
+def minutes(notebook):
+    """Returns how many minutes reading takes, and how many the exercises take, both up to the next 5."""
+    read, exercises, inside = 0, 0, None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            if begun := EXERCISE.search(cell.source):
+                inside = len(begun[1])
+            elif inside and any(len(hashes) <= inside for hashes in HEADING.findall(cell.source)):
+                inside = None
+            exercises += sum(int(found) for found in OWN_TIME.findall(cell.source)) if inside else 0
+        if inside or INSTALL_TAG in cell.metadata.get("tags", []):
+            continue
+        if cell.cell_type == "markdown":
+            text = BADGES.sub("", cell.source).partition("<details>")[0]
+            text, formulas = FORMULA.subn(" ", text)  # a formula is read as slowly as a line of code
+            read += formulas * MINUTES_A_LINE
+            read += len(re.findall(r"[^\W\d_]\w*", text)) / WORDS_A_MINUTE
+        else:
+            read += sum(bool(line.strip()) for line in cell.source.splitlines()) * MINUTES_A_LINE
+            figures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            read += len(figures) * MINUTES_A_FIGURE
+    return tuple(5 * math.ceil(found / 5) for found in (read, exercises))
+
+
 def stamp_notebook(notebook, path):
-    """Puts the badges on top of the first Markdown cell, and the install cell before all other code."""
+    """Puts badges and times into the first Markdown cell, and the install cell before all other code."""
     title = next((cell for cell in notebook.cells if cell.cell_type == "markdown"), None)
     if title is None:
         raise NotebookFailed(f"{relative(path)} has no Markdown cell to put its badges in; begin it with a title cell.")
     rest = BADGES.sub("", title.source).lstrip("\n")
     title.source = f"<!-- badges -->\n{badge_links(path)}\n<!-- /badges -->\n\n{rest}"
+    reading, exercises = minutes(notebook)
+    time = f"| {reading} minutes, and {exercises} for the exercises"
+    for cell in notebook.cells[: notebook.cells.index(title) + 3]:  # the box stands at the top
+        if cell.cell_type == "markdown":
+            cell.source = TIME.sub(time, cell.source, count=1)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if code and INSTALL_TAG in code[0].metadata.get("tags", []):
         code[0].source = INSTALL
@@ -395,7 +434,7 @@ def badges(paths, check):
         stale.append((readme, text))
     if check and stale:
         names = "\n".join(f"  {relative(path)}" for path, _ in stale)
-        raise NotebookFailed(f"Stale badges or install cells; `make badges` stamps them:\n{names}")
+        raise NotebookFailed(f"Stale badges, times or install cells; `make badges` stamps them:\n{names}")
     for path, text in stale:
         write(text, path)
         print(f"stamped {relative(path)}")
