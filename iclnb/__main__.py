@@ -15,7 +15,7 @@ from iclnb.experiment.finetune import DivergedError
 from iclnb.experiment.grid import Setting, loaded_task, look, recorded
 from iclnb.experiment.predict import POSITIONS
 from iclnb.experiment.results import Results
-from iclnb.experiment.run import resolve_seed_and_rate
+from iclnb.experiment.run import chances_of, resolve_seed_and_rate
 from iclnb.model.checkpoints import resolve_device
 from iclnb.paths import chosen_model, results_folder
 from iclnb.tasks.task import TASKS, Task
@@ -28,15 +28,22 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MEASURES = {
-    "rec2ftp": "Rec2FTP %",
+    "rec2ftp": "Rec2FTP, %",
     "sim_aou": "SimAOU",
-    "sim_aou_random": "random",
-    "sim_aou_random_zero_mean": "zero-mean",
+    "sim_aou_unnormalised": "SimAOU, unnormalised",
+    "sim_aou_projected": "SimAOU, h_ZSL projected out",
     "sim_am": "SimAM",
+    "sim_am_update": "SimAM of updates",
+    "kendall_tokens": "Kendall, over tokens",
+    "kendall_demonstrations": "Kendall, over demonstrations",
+}
+CHANCES = {  # those that are not named by what stands in for FT
+    "sim_aou_random": "a random update",
+    "sim_aou_random_zero_mean": "a random update, zero mean",
+    "sim_aou: formula": "random state, expected",
     "sim_am_zsl": "before FT",
-    "sim_am_update": "SimAM update",
-    "kendall": "Kendall",
-    "kendall_random": "random order",
+    "kendall_tokens_random": "random scores",
+    "kendall_demonstrations_random": "random scores",
 }
 
 
@@ -84,24 +91,37 @@ def render(records: dict[str, dict[str, Any]], options: argparse.Namespace) -> s
         }
         for name, record in records.items()
     ]
-    found = pd.DataFrame(
-        {label: {name: _mean(record, key) for name, record in records.items()} for key, label in MEASURES.items()}
-    )
+    labels, keys = zip(*_rows(records), strict=True)
+    means = {name: [_mean(record, key) for key in keys] for name, record in records.items()}
+    found = pd.DataFrame(means, index=labels)
     if len(records) > 1:
         means = {run: _average(r["accuracy"][run]["mean"] for r in records.values()) for run in ("zsl", "ft", "icl")}
         accuracy.append({"task": "mean"} | {run.upper(): f"{mean:.1f}" for run, mean in means.items()})
-        found.loc["mean"] = found.mean()
-    found.insert(0, "task", found.index)
+        found["mean"] = found.mean(axis=1)
     text = [
         f"{options.model}, source {options.source}, position {options.position}",
         "",
         "Accuracy, % [95 % interval]: zero-shot, fine-tuned keys and values, in-context learning",
         pd.DataFrame(accuracy).fillna("").to_string(index=False, justify="left"),
         "",
-        "ICL against FT, each measure followed by its controls (nan: undefined)",
-        found.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="nan"),
+        "ICL against FT: each measure and, indented, what it is with something else in FT's place (nan: undefined)",
+        found.to_string(float_format=lambda x: f"{x:.3f}", na_rep="nan"),
     ]
     return "\n".join(text)
+
+
+def _rows(records: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Label and name of each measure in these records, each followed by its control and floors."""
+    known, rows = list(dict.fromkeys(name for record in records.values() for name in record["measures"])), []
+    width = max(map(len, MEASURES.values())) + 4
+    for name, label in MEASURES.items():
+        if name in known:
+            rows.append((label.ljust(width), name))
+        rows += [
+            (f"  {CHANCES.get(chance) or chance.partition(': ')[2]}".ljust(width), chance)
+            for chance in chances_of(name, known)
+        ]
+    return rows
 
 
 def _mean(record: dict[str, Any], measure: str) -> float:

@@ -1,28 +1,46 @@
 """What of the paper's comparison shows in the reader's own numbers: differences to judge, a sentence from the words."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, share, unpaired
+from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, difference, flips, share, unpaired
 
-# What it would mean if a measure lay above the control that the paper sets it against.
+# What it would mean if a measure lay above what it is by chance.
 CLAIMS = {
     "sim_aou": "ICL and FT change the attention output in similar directions",
     "sim_am": "ICL's attention maps are closer to FT's than to ZSL's",
-    "kendall": "ICL and FT rank the demonstrations in similar orders",
+    "kendall_tokens": "ICL and FT rank the training tokens in similar orders",
+    "kendall_demonstrations": "ICL and FT rank the demonstrations in similar orders",
 }
 RECALL = "ICL corrects what FT corrects more often than what else ZSL gets wrong"
 
 
-def above_control(record: Mapping[str, Any], name: str) -> Estimate:
-    """A measure minus its control, example by example; undefined where a record of run_task does not hold the measure.
+def above(records: Sequence[Mapping[str, Any]], name: str, chance: str) -> Estimate:
+    """A measure minus its control or one of its floors, over draws of the demonstrations.
 
     Args:
-        record: of run_task.
-        name: one of CLAIMS.
+        records: of run_task, one a draw. The interval over a single one is over its examples, and speaks of it alone.
+        name: of the measure.
+        chance: of the control or floor, a name in the record's measures.
+
+    Returns:
+        The mean of the draws' differences; undefined where no record holds the measure.
     """
-    measure = record["measures"].get(name)
-    return share(0, 0) if measure is None else Estimate(**measure["above_control"])
+    found = [record["measures"] for record in records if chance in record["measures"]]
+    if len(found) == 1:
+        return Estimate(**found[0][name]["above"][chance])
+    if not found:
+        return Estimate(math.nan, math.nan, math.nan)
+    return difference(*([measures[one]["mean"] for measures in found] for one in (name, chance)))
+
+
+def learnt(record: Mapping[str, Any]) -> bool:
+    """Whether fine-tuning learnt the task: it answers more of the same examples right than before (McNemar's test).
+
+    Where it did not, there is nothing that in-context learning could be compared with.
+    """
+    return flips(record["correct"]["zsl"], record["correct"]["ft"]).word() == ABOVE
 
 
 def recall_above_rest(both: int, corrected: int, icl_right: int, zsl_wrong: int) -> Estimate:

@@ -1,4 +1,6 @@
-"""How alike are in-context learning (ICL) and fine-tuning (FT)? The paper's four measures, and their controls.
+"""How alike are in-context learning (ICL) and fine-tuning (FT)? The paper's four measures, and its controls.
+
+What each measure gives by chance is in iclnb.experiment.floors.
 
 ZSL is zero-shot: the model without demonstrations, before fine-tuning. FT is the fine-tuned model, without them too.
 Letters: n examples, L layers, H heads, C width, k demonstrations. Measures with an (n, L) result are averaged over
@@ -11,6 +13,7 @@ official code.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +21,9 @@ from torch import Tensor
 from iclnb.experiment.predict import Internals, Predictions
 
 KENDALL_EXAMPLES = 100  # the paper ranks demonstrations for the first 100 evaluation examples
+FORMS = ("normalised", "unnormalised", "projected")  # of an update of the attention output
+LEVELS = ("tokens", "demonstrations")  # that Kendall's tau ranks
+LONG = 512  # entries, of which all pairs are no longer cheap
 TINY = 1e-20
 ANGLES = 1e-4  # of a vector's length: what rotary angles, float32 in every dtype, may turn differently further along
 DIGITS = 8  # last digits of a dtype by which a vector may differ for no other reason than rounding
@@ -52,22 +58,26 @@ def rec2ftp(zsl: Predictions, ft: Predictions, icl: Predictions) -> Rec2FTP:
     return Rec2FTP(both=int((corrected & icl.correct).sum()), total=int(corrected.sum()))
 
 
-def sim_aou(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
-    """Similarity of attention-output updates, cos(h_ICL - h_ZSL, h_FT - h_ZSL), each h at unit length first.
+def sim_aou(zsl: Internals, ft: Internals, icl: Internals, form: str = "normalised") -> Tensor:
+    """Similarity of attention-output updates, cos(h_ICL - h_ZSL, h_FT - h_ZSL).
 
     Args:
         zsl, ft, icl: internals recorded for the same examples.
+        form: how an update is taken, one of FORMS, as in `update`.
 
     Returns:
         (n, L) float64 in [-1, 1].
     """
-    return _cosine(update(zsl, icl), update(zsl, ft))
+    return _cosine(update(zsl, icl, form), update(zsl, ft, form))
 
 
 def sim_aou_random(
     zsl: Internals, icl: Internals, seed: int, zero_mean: bool = False, rows: Sequence[int] | None = None
 ) -> Tensor:
-    """Control for sim_aou: the update of fine-tuning replaced by noise.
+    """The paper's control for sim_aou: the update of fine-tuning replaced by noise.
+
+    It keeps neither h_ZSL, which both updates subtract, nor the update's place beside it, and so lies near 0 whatever
+    the states are. What a state gives by chance is floors.random_state_floor.
 
     Args:
         zsl, icl: internals recorded for the same examples.
@@ -83,33 +93,52 @@ def sim_aou_random(
     return _cosine(difference, 2 * noise - 1 if zero_mean else noise)
 
 
-def noise_of(rows: Sequence[int], shape: Sequence[int], seed: int) -> Tensor:
-    """Uniform noise in [0, 1), (len(rows), *shape) float64; that of a row depends on the row and the seed alone.
+def noise_of(rows: Sequence[int], shape: Sequence[int], seed: int, normal: bool = False) -> Tensor:
+    """Noise, (len(rows), *shape) float64, uniform in [0, 1) or normal; that of a row depends on the row and seed alone.
 
     So an example meets the same noise whichever batch it comes in.
     """
-    generator = torch.Generator()
-    draws = [
-        torch.rand(*shape, dtype=torch.float64, generator=generator.manual_seed(seed + 1_000_003 * r)) for r in rows
-    ]
+    generator, draw = torch.Generator(), torch.randn if normal else torch.rand
+    draws = [draw(*shape, dtype=torch.float64, generator=generator.manual_seed(seed + 1_000_003 * r)) for r in rows]
     return torch.stack(draws)
 
 
-def update(before: Internals, after: Internals) -> Tensor:
-    """Change of the attention output between two runs, each output at unit length first, (n, L, C) float64."""
-    return F.normalize(after.output.double(), dim=-1) - F.normalize(before.output.double(), dim=-1)
+def update(before: Internals, after: Internals, form: str = "normalised") -> Tensor:
+    """Change of the attention output h between two runs, (n, L, C) float64.
+
+    Args:
+        before, after: internals recorded for the same examples.
+        form: "normalised", each h at unit length first, as in the paper's code; "unnormalised", as in Deutch et al.
+            2024, section 3.1; "projected", what of h after is at right angles to h before, so that no two updates are
+            alike for the reason alone that they subtract the same state.
+
+    Raises:
+        ValueError: another form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; accepted are {', '.join(map(repr, FORMS))}")
+    h, changed = before.output.double(), after.output.double()  # (n, L, C) each
+    if form == "unnormalised":
+        return changed - h
+    h = F.normalize(h, dim=-1)  # (n, L, C)
+    if form == "projected":
+        across = changed - (changed * h).sum(-1, keepdim=True) * h  # (n, L, C)
+        rest = across.norm(dim=-1, keepdim=True) / changed.norm(dim=-1, keepdim=True)  # (n, L, 1)
+        return (rest > DIGITS * torch.finfo(torch.float32).eps) * across  # internals are kept in float32
+    return F.normalize(changed, dim=-1) - h
 
 
 def sim_am(one: Internals, other: Internals) -> Tensor:
     """Similarity of attention maps, cos(a, a'): logits of the recorded position to the query's own tokens, per head.
 
-    The paper's SimAM is sim_am(icl, ft), and its control is sim_am(icl, zsl).
+    The paper's SimAM is sim_am(icl, ft), and its control is sim_am(icl, zsl). Of two queries of unlike length, as in
+    floors.stand_ins, the last tokens are compared.
 
     Returns:
         (n, L) float64 in [-1, 1], averaged over heads.
     """
-    pairs = zip(one.scores, other.scores, strict=True)
-    return torch.stack([_cosine(a.double(), b.double()).mean(-1) for a, b in pairs])  # (n, L)
+    pairs = [_last_tokens(*pair) for pair in zip(one.scores, other.scores, strict=True)]
+    return torch.stack([_cosine(a, b).mean(-1) for a, b in pairs])  # (n, L)
 
 
 def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
@@ -125,7 +154,7 @@ def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     """
     rows, bound = [], max(rounding(zsl.dtype), rounding(icl.dtype))
     for z, f, i in zip(zsl.scores, ft.scores, icl.scores, strict=True):
-        z, f, i = z.double(), f.double(), i.double()  # (L, H, own tokens) each
+        z, f, i = _last_tokens(z, f, i)  # (L, H, own tokens) each
         change = i - z  # (L, H, own tokens)
         moved = change.norm(dim=-1, keepdim=True) > bound * z.norm(dim=-1, keepdim=True)  # (L, H, 1)
         rows.append(_cosine(moved * change, f - z).mean(-1))  # (L,)
@@ -142,113 +171,109 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def kendall(
-    icl: Internals,
-    ft: Internals,
-    spans: Sequence[tuple[int, int]],
-    queries: Sequence[Tensor],
-    seed: int = 0,
-    rows: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Kendall's tau between the orders into which ICL and FT put the demonstrations, for the first 100 examples.
+    icl: Internals, ft: Internals, spans: Sequence[tuple[int, int]], queries: Sequence[Tensor], level: str = "tokens"
+) -> Tensor:
+    """Kendall's tau between the orders into which ICL and FT put what they learn from, for the first 100 examples.
 
     Args:
         icl: internals of the few-shot run.
         ft: internals of the fine-tuned model.
         spans: token range of each demonstration in the prompt (Prompt.spans).
         queries: query vectors of each demonstration's tokens during fine-tuning (FineTuned.queries).
-        seed: of the random scores of the control.
-        rows: numbers of the examples, which choose their random scores; None is 0 .. n - 1.
+        level: what is ranked: the training "tokens", as the paper's text defines it, or the "demonstrations", by the
+            sum over their tokens. The official code computes both, and the paper does not say which its table shows.
 
     Returns:
-        Tau of ICL against FT, and of ICL against random scores: two (min(n, 100), L) float64 tensors in [-1, 1].
+        (min(n, 100), L) float64 in [-1, 1].
 
     Raises:
-        ValueError: fewer than two demonstrations, or spans and queries of different numbers.
+        ValueError: another level, fewer than two demonstrations, or spans and queries of different numbers.
     """
     if len(spans) != len(queries):
         raise ValueError(f"spans has {len(spans)} demonstrations and queries {len(queries)}; they must be the same")
     if len(spans) < 2:
         raise ValueError(f"there are {len(spans)} demonstrations; an order needs at least 2")
-    by_icl, by_ft = icl_shares(icl, spans), ft_shares(ft, queries)  # (n, L, k) each
-    rows = range(len(by_icl)) if rows is None else rows[:KENDALL_EXAMPLES]
-    by_chance = noise_of(rows, by_icl.shape[1:], seed)  # (n, L, k)
-    return kendall_tau(by_icl, by_ft), kendall_tau(by_icl, by_chance)
+    return kendall_tau(icl_shares(icl, spans, level), ft_shares(ft, queries, level))
 
 
-def all_measures(
-    zsl: Internals,
-    ft: Internals,
+def kendall_random(
     icl: Internals,
     spans: Sequence[tuple[int, int]],
-    queries: Sequence[Tensor],
-    rows: Sequence[int],
+    level: str = "tokens",
     seed: int = 0,
-) -> dict[str, Tensor]:
-    """Every measure that is taken example by example, and its controls, for one batch of examples.
+    rows: Sequence[int] | None = None,
+) -> Tensor:
+    """The paper's control for kendall: tau of ICL's order against random scores.
 
     Args:
-        zsl, ft, icl: internals of the three runs for the same examples.
-        spans, queries: as in kendall; with fewer than two demonstrations there is no kendall.
-        rows: numbers of the examples in the evaluation split.
-        seed: of the controls.
+        icl, spans, level: as in kendall.
+        seed: of the scores.
+        rows: numbers of the examples, which choose their scores; None is 0 .. n - 1.
 
     Returns:
-        Name -> (n, L) float64; "kendall" and its control for those examples alone that are among the first 100.
+        (min(n, 100), L) float64 in [-1, 1].
     """
-    found = {
-        "sim_aou": sim_aou(zsl, ft, icl),
-        "sim_aou_random": sim_aou_random(zsl, icl, seed, rows=rows),
-        "sim_aou_random_zero_mean": sim_aou_random(zsl, icl, seed, zero_mean=True, rows=rows),
-        "sim_am": sim_am(icl, ft),
-        "sim_am_zsl": sim_am(icl, zsl),
-        "sim_am_update": sim_am_update(zsl, ft, icl),
-    }
-    ranked = [i for i, row in enumerate(rows) if row < KENDALL_EXAMPLES]
-    if len(spans) >= 2 and ranked:
-        numbers = [rows[i] for i in ranked]
-        found["kendall"], found["kendall_random"] = kendall(icl[ranked], ft[ranked], spans, queries, seed, numbers)
-    return found
+    by_icl = icl_shares(icl, spans, level)  # (n, L, tokens or k)
+    rows = range(len(by_icl)) if rows is None else rows[:KENDALL_EXAMPLES]
+    return kendall_tau(by_icl, noise_of(rows, by_icl.shape[1:], seed))
 
 
-def icl_shares(icl: Internals, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Share of each demonstration in what the recorded position looks at, (min(n, 100), L, k) float64.
+def icl_shares(icl: Internals, spans: Sequence[tuple[int, int]], level: str = "demonstrations") -> Tensor:
+    """Share of each token or demonstration in what the recorded position looks at, (min(n, 100), L, tokens or k).
 
-    Logits summed over heads, softmax over the demonstrations' tokens (no `<s>`, no separators), summed within each.
+    Logits summed over heads, softmax over the demonstrations' tokens (no `<s>`, no separators); float64.
     """
     logits = icl.prefix_scores[:KENDALL_EXAMPLES].double()  # (n, L, P)
     tokens = torch.cat([torch.arange(*span) for span in spans])  # (tokens of all demonstrations,)
-    return _sum_within(logits[..., tokens].softmax(-1), [stop - start for start, stop in spans])
+    return _at_level(logits[..., tokens].softmax(-1), [stop - start for start, stop in spans], level)
 
 
-def ft_shares(ft: Internals, queries: Sequence[Tensor]) -> Tensor:
-    """Share of each demonstration in what fine-tuning wrote for the recorded position, (min(n, 100), L, k) float64.
+def ft_shares(ft: Internals, queries: Sequence[Tensor], level: str = "demonstrations") -> Tensor:
+    """Share of each token or demonstration in what fine-tuning wrote, (min(n, 100), L, tokens or k) float64.
 
-    Inner products of the position's query vector with those of the training tokens, softmax, summed within each.
+    Inner products of the recorded position's query vector with those of the training tokens, softmax.
     """
     q = ft.query[:KENDALL_EXAMPLES].double()  # (n, L, C)
     trained = torch.cat(list(queries)).double()  # (tokens of all demonstrations, L, C)
     logits = torch.einsum("nlc,tlc->nlt", q, trained)  # (n, L, tokens)
-    return _sum_within(logits.softmax(-1), [len(rows) for rows in queries])
+    return _at_level(logits.softmax(-1), [len(rows) for rows in queries], level)
 
 
-def _sum_within(weights: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(n, L, tokens) summed over consecutive runs of tokens: (n, L, k)."""
+def _at_level(weights: Tensor, lengths: Sequence[int], level: str) -> Tensor:
+    """(n, L, tokens) as it is, or summed over consecutive runs of tokens: (n, L, k)."""
+    if level not in LEVELS:
+        raise ValueError(f"level is {level!r}; accepted are {', '.join(map(repr, LEVELS))}")
+    if level == "tokens":
+        return weights
     return torch.stack([run.sum(-1) for run in weights.split(list(lengths), dim=-1)], dim=-1)
 
 
 def kendall_tau(one: Tensor, other: Tensor) -> Tensor:
     """Kendall's tau-b along the last dimension of two (n, L, k) tensors, (n, L) float64 in [-1, 1].
 
-    Pairs that one of them ties count for neither side; where one ties all, or holds a NaN, tau is NaN.
+    Pairs that one of them ties count for neither side; where one ties all, or holds a NaN, tau is NaN. It is defined by
+    all pairs; of long rankings scipy counts them by sorting.
     """
+    if one.shape[-1] > LONG:
+        rows = zip(one.flatten(0, -2).numpy(force=True), other.flatten(0, -2).numpy(force=True), strict=True)
+        return torch.tensor([scipy.stats.kendalltau(a, b).statistic for a, b in rows]).view(one.shape[:-1])
     first, second = torch.triu_indices(one.shape[-1], one.shape[-1], offset=1)  # (pairs,) each
-    a, b = (_sign(x.double()[..., first] - x.double()[..., second]) for x in (one, other))  # (n, L, pairs) each
-    return (a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt()  # (n, L)
+    taus = []
+    for pair in zip(one.double(), other.double(), strict=True):  # of one example at a time, for the sake of memory
+        a, b = (_sign(x[..., first] - x[..., second]) for x in pair)  # (L, pairs) each
+        taus.append((a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt())  # (L,)
+    return torch.stack(taus)  # (n, L)
 
 
 def _sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; NaN stays what it is, where torch makes it 0."""
     return torch.where(x.isnan(), x, x.sign())
+
+
+def _last_tokens(*maps: Tensor) -> list[Tensor]:
+    """Maps (..., own tokens) in float64, cut to the last tokens that all of them have."""
+    common = min(one.shape[-1] for one in maps)
+    return [one[..., -common:].double() for one in maps]
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

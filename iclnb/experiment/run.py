@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,17 @@ from iclnb import intervals
 from iclnb.experiment import compare
 from iclnb.experiment.batching import back_in_order
 from iclnb.experiment.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
-from iclnb.experiment.predict import Batch, NotFiniteError, Predictions, check_options, collect, predict, stream
+from iclnb.experiment.floors import REFERENCES, measures_with_floors
+from iclnb.experiment.predict import (
+    Batch,
+    Internals,
+    NotFiniteError,
+    Predictions,
+    check_options,
+    collect,
+    predict,
+    stream,
+)
 from iclnb.model.gpt import GPT
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task
@@ -20,8 +30,13 @@ from iclnb.tasks.task import Task
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
 SPLITS = ("held-out", "evaluation")
-FORM = 2  # of run_task's record: since 2 it holds the paired differences
-CONTROLS = {"sim_aou": "sim_aou_random", "sim_am": "sim_am_zsl", "kendall": "kendall_random"}  # the paper's
+FORM = 3  # of run_task's record: since 3 it holds the floors, Kendall at both levels, and each answer
+CONTROLS = {  # the paper's
+    "sim_aou": "sim_aou_random",
+    "sim_am": "sim_am_zsl",
+    "kendall_tokens": "kendall_tokens_random",
+    "kendall_demonstrations": "kendall_demonstrations_random",
+}
 
 
 class Plan(NamedTuple):
@@ -62,7 +77,8 @@ def run_task(
         say: called with a line of progress before each part.
 
     Returns:
-        A record of numbers, lists and strings: accuracies and measures with 95 % intervals, measures by layer.
+        A record of numbers, lists and strings: accuracies and measures with their floors and 95 % intervals over
+        examples, measures by layer, and in "correct" which examples each way gets right.
 
     Raises:
         ValueError: bad arguments.
@@ -80,7 +96,9 @@ def run_task(
     say("zero-shot, fine-tuned and in-context predictions")
     asked = ((model, encoded.zero_shot), (tuned.model, encoded.zero_shot), (model, encoded))  # ZSL, FT, ICL
     streams = (stream(student, questions, record=True, **options) for student, questions in asked)
-    runs, found = measure_streams(*streams, encoded, tuned.queries)
+    references = dataclasses.replace(encoded.zero_shot, queries=encoded.queries[:REFERENCES])
+    at_others = predict(tuned.model, references, record=True, **options).internals if len(encoded.queries) > 1 else None
+    runs, found = measure_streams(*streams, encoded, tuned.queries, at_others)
     return {
         "n": len(encoded.queries),
         "k_used": encoded.prompt.k,
@@ -89,6 +107,7 @@ def run_task(
         "grid": grid,
         "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
         "gaps": accuracy_gaps(**runs),
+        "correct": {name: run.correct.int().tolist() for name, run in runs.items()},
         "measures": found,
     }
 
@@ -114,7 +133,12 @@ def make_plan(
 
 
 def measure_streams(
-    zsl: Iterator[Batch], ft: Iterator[Batch], icl: Iterator[Batch], encoded: EncodedTask, queries: Sequence[Tensor]
+    zsl: Iterator[Batch],
+    ft: Iterator[Batch],
+    icl: Iterator[Batch],
+    encoded: EncodedTask,
+    queries: Sequence[Tensor],
+    references: Internals | None,
 ) -> tuple[dict[str, Predictions], dict[str, Any]]:
     """Take three recorded runs batch by batch, so that no more than one batch of internals is ever held.
 
@@ -122,6 +146,7 @@ def measure_streams(
         zsl, ft, icl: streams over the same examples in the same batches.
         encoded: the task of the in-context run.
         queries: query vectors recorded during fine-tuning.
+        references: as in floors.measures_with_floors.
 
     Returns:
         The predictions of each run, "zsl", "ft" and "icl", without internals; and what `measures` returns.
@@ -129,7 +154,8 @@ def measure_streams(
     kept: dict[str, list[Batch]] = {"zsl": [], "ft": [], "icl": []}
     values: dict[str, list[Tensor]] = {}
     for z, f, i in zip(zsl, ft, icl, strict=True):
-        found = compare.all_measures(z.internals, f.internals, i.internals, encoded.prompt.spans, queries, z.rows)
+        trio = (z.internals, f.internals, i.internals)
+        found = measures_with_floors(*trio, encoded.prompt.spans, queries, references, z.rows)
         for name, tensor in found.items():
             values.setdefault(name, []).append(tensor)  # (B, L), fewer rows for Kendall
         for batches, batch in zip(kept.values(), (z, f, i), strict=True):
@@ -248,15 +274,15 @@ def accuracy_gaps(**runs: Predictions) -> dict[str, dict[str, float]]:
 
 
 def measures(zsl: Predictions, ft: Predictions, icl: Predictions, queries: Sequence[Tensor]) -> dict[str, Any]:
-    """The four measures and their controls, by name; each with mean and 95 % interval, and means by layer.
+    """The four measures, their controls and floors, by name; each with mean and 95 % interval, and means by layer.
 
     Args:
         zsl, ft, icl: recorded runs on the same examples.
         queries: query vectors recorded during fine-tuning.
     """
-    found = compare.all_measures(
-        zsl.internals, ft.internals, icl.internals, icl.prompt.spans, queries, range(len(zsl.labels))
-    )
+    n, trio = len(zsl.labels), (zsl.internals, ft.internals, icl.internals)
+    references = ft.internals[range(min(n, REFERENCES))] if n > 1 else None
+    found = measures_with_floors(*trio, icl.prompt.spans, queries, references, range(n))
     return _entries(zsl, ft, icl, found)
 
 
@@ -269,12 +295,18 @@ def _entries(zsl: Predictions, ft: Predictions, icl: Predictions, found: dict[st
 
 def layered_entries(values: dict[str, Tensor]) -> dict[str, Any]:
     """By name of a measure, whose values are (n, L): its mean over examples and layers with its 95 % interval over
-    examples, its means by layer, and under "above_control" the paired difference from its control."""
+    examples, its means by layer, and under "above" the paired difference from its control and from each floor."""
     means = {name: found.mean(1) for name, found in values.items()}  # (n,) each
     entries = {name: intervals.mean(x, over="examples").entry() for name, x in means.items()}
     for name, found in values.items():
         entries[name]["layers"] = found.mean(0).tolist()
-    for name in CONTROLS.keys() & means.keys():
-        above = intervals.difference(means[name], means[CONTROLS[name]], over="examples")
-        entries[name]["above_control"] = above.entry()
+        if chances := chances_of(name, values):
+            differences = {c: intervals.difference(means[name], means[c], over="examples").entry() for c in chances}
+            entries[name]["above"] = differences
     return entries
+
+
+def chances_of(name: str, known: Iterable[str]) -> list[str]:
+    """Of these names those of a measure's controls and floors; none of what is one itself."""
+    starts = (f"{name}: ", CONTROLS[name]) if name in CONTROLS else (f"{name}: ",)
+    return [other for other in known if other.startswith(starts)]

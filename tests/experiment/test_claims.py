@@ -3,8 +3,9 @@
 import pytest
 from toys import toy_task
 
-from iclnb.experiment.claims import CLAIMS, above_control, recall_above_rest, sentence
-from iclnb.experiment.run import CONTROLS, run_task
+import iclnb
+from iclnb.experiment.claims import CLAIMS, above, learnt, recall_above_rest, sentence
+from iclnb.experiment.run import CONTROLS, chances_of, run_task
 from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED
 
 
@@ -33,16 +34,26 @@ def test_the_sentence_says_which_tasks():
     assert "undefined on every task" in sentence("A", {"x": UNDEFINED, "y": UNDEFINED})
 
 
-def test_a_record_of_the_experiment_can_be_judged():
-    import iclnb
-
+def test_records_of_the_experiment_can_be_judged():
     model, tokenizer = iclnb.load("pocket-gpt", device="cpu")
-    record = run_task(model, tokenizer, toy_task(), k=4, lr=0.01)
-    assert {above_control(record, name).word() for name in CLAIMS} <= {ABOVE, BELOW, OPEN}
-    for name, control in CONTROLS.items():
-        above, entries = above_control(record, name), record["measures"]
-        assert above.mean == pytest.approx(entries[name]["mean"] - entries[control]["mean"]) and above.low <= above.high
-    gaps, accuracy = record["gaps"], record["accuracy"]
+    records = [run_task(model, tokenizer, toy_task(), k=4, seed=seed, lr=0.01) for seed in (1, 2)]
+    for name in CLAIMS:
+        entries = records[0]["measures"]
+        for chance in chances_of(name, entries):
+            one = above(records[:1], name, chance)
+            assert one.mean == pytest.approx(entries[name]["mean"] - entries[chance]["mean"]) and one.low <= one.high
+            both = above(records, name, chance)
+            gaps = [record["measures"][name]["mean"] - record["measures"][chance]["mean"] for record in records]
+            assert both.mean == pytest.approx(sum(gaps) / 2) and both.df == 1
+        assert CONTROLS[name] in chances_of(name, entries) and len(chances_of(name, entries)) >= 4
+    gaps, accuracy = records[0]["gaps"], records[0]["accuracy"]
     assert gaps["icl-ft"]["mean"] == pytest.approx(accuracy["icl"]["mean"] - accuracy["ft"]["mean"])
     one = run_task(model, tokenizer, toy_task(), k=1, lr=0.01)  # no order of a single demonstration
-    assert above_control(one, "kendall").word() == UNDEFINED
+    assert above([one], "kendall_tokens", "kendall_tokens_random").word() == UNDEFINED
+
+
+@pytest.mark.parametrize(("gained", "lost", "said"), [(22, 0, True), (12, 2, True), (3, 0, False), (12, 9, False)])
+def test_fine_tuning_learnt_where_it_turns_more_answers_to_right_than_to_wrong(gained, lost, said):
+    zsl = [0] * gained + [1] * lost + [0, 1] * 10
+    ft = [1] * gained + [0] * lost + [0, 1] * 10
+    assert learnt({"correct": {"zsl": zsl, "ft": ft}}) is said

@@ -57,14 +57,24 @@ def test_rec2ftp_refuses_predictions_for_different_examples():
         compare.rec2ftp(predictions([1, 0]), predictions([1]), predictions([1, 1]))
 
 
-def test_sim_aou_normalises_first_and_subtracts_then():
+@pytest.mark.parametrize("form", compare.FORMS)
+def test_sim_aou_in_each_form(form):
     expected = np.empty((N, L))
     for n in range(N):
         for layer in range(L):
             z, i, f = (x.output[n, layer].double().numpy() for x in (ZSL, ICL, FT))
-            z, i, f = (h / math.sqrt(sum(h * h)) for h in (z, i, f))
+            if form == "normalised":
+                z, i, f = (h / math.sqrt(sum(h * h)) for h in (z, i, f))
+            if form == "projected":  # what is left of a regression on z
+                i, f = (h - np.linalg.lstsq(z[:, None], h, rcond=None)[0] * z for h in (i, f))
+                z = 0 * z
             expected[n, layer] = cosine(i - z, f - z)
-    np.testing.assert_allclose(compare.sim_aou(ZSL, FT, ICL).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(compare.sim_aou(ZSL, FT, ICL, form).numpy(), expected, rtol=1e-9)
+
+
+def test_a_form_of_the_update_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="form is 'centred'; accepted are 'normalised', 'unnormalised', 'projected'"):
+        compare.sim_aou(ZSL, FT, ICL, "centred")
 
 
 @pytest.mark.parametrize("zero_mean", [False, True])
@@ -95,12 +105,21 @@ def test_sim_am_compares_raw_logits_head_by_head():
 
 
 def test_measures_of_a_run_with_itself_are_one():
-    for values in (compare.sim_aou(ZSL, ICL, ICL), compare.sim_am(ICL, ICL), compare.sim_am_update(ZSL, ICL, ICL)):
+    forms = [compare.sim_aou(ZSL, ICL, ICL, form) for form in compare.FORMS]
+    for values in (*forms, compare.sim_am(ICL, ICL), compare.sim_am_update(ZSL, ICL, ICL)):
         torch.testing.assert_close(values, torch.ones(N, L, dtype=torch.float64))
 
 
 def test_a_similarity_with_no_update_is_zero():
-    assert compare.sim_aou(ZSL, ZSL, ICL).abs().max() == 0
+    assert max(compare.sim_aou(ZSL, ZSL, ICL, form).abs().max() for form in compare.FORMS) < 1e-12
+
+
+def test_maps_of_two_queries_are_compared_at_their_last_tokens():
+    swapped = ICL[[2, 0, 1, 4, 3]]
+    for n, (a, b) in enumerate(zip(FT.scores, swapped.scores, strict=True)):
+        m = min(a.shape[-1], b.shape[-1])
+        expected = [cosine(a[1, h, -m:].double().numpy(), b[1, h, -m:].double().numpy()) for h in range(H)]
+        assert compare.sim_am(FT, swapped)[n, 1].item() == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -115,7 +134,9 @@ def test_an_update_that_is_only_rounding_is_none(dtype):
     assert found[:, 0].abs().max() == 0 and found[:, 1:].abs().min() > 0.1
 
 
-def test_kendalls_tau_is_scipys():
+@pytest.mark.parametrize("long", [compare.LONG, 4])
+def test_kendalls_tau_is_scipys(long, monkeypatch):
+    monkeypatch.setattr(compare, "LONG", long)  # all pairs, and by sorting
     g = torch.Generator().manual_seed(4)
     one, other = torch.randn(40, 3, 9, generator=g).double(), torch.randint(0, 4, (40, 3, 9), generator=g).double()
     one[:10] = one[:10].round()  # ties in both
@@ -130,7 +151,8 @@ def test_kendalls_tau_is_scipys():
     assert found.isnan().sum() == 4 and found[11, 0] == 1
 
 
-def test_kendall_ranks_demonstrations_by_their_shares():
+@pytest.mark.parametrize("level", compare.LEVELS)
+def test_kendall_ranks_tokens_and_demonstrations_by_their_shares(level):
     g = torch.Generator().manual_seed(3)
     queries = [torch.randn(stop - start, L, C, generator=g) for start, stop in SPANS]
     expected = np.empty((N, L))
@@ -139,20 +161,29 @@ def test_kendall_ranks_demonstrations_by_their_shares():
             icl = [ICL.prefix_scores[n, layer, a:b].double().numpy() for a, b in SPANS]
             q = FT.query[n, layer].double().numpy()
             ft = [rows[:, layer].double().numpy() @ q for rows in queries]
-            shares = []
-            for logits in (icl, ft):
-                total = sum(np.exp(run).sum() for run in logits)
-                shares.append([np.exp(run).sum() / total for run in logits])
-            expected[n, layer] = scipy.stats.kendalltau(*shares).statistic
-    tau, chance = compare.kendall(ICL, FT, SPANS, queries, seed=1)
-    np.testing.assert_allclose(tau.numpy(), expected, rtol=1e-12)
-    assert chance.shape == (N, L) and not torch.equal(tau, chance)
+            if level == "demonstrations":
+                icl, ft = ([np.exp(run).sum() for run in logits] for logits in (icl, ft))  # their sum changes no order
+            else:
+                icl, ft = np.concatenate(icl), np.concatenate(ft)
+            expected[n, layer] = scipy.stats.kendalltau(icl, ft).statistic
+    found = compare.kendall(ICL, FT, SPANS, queries, level)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+    chance = compare.kendall_random(ICL, SPANS, level, seed=1)
+    assert chance.shape == (N, L) and not torch.equal(found, chance)
+
+
+def test_shares_of_a_demonstrations_tokens_sum_to_its_own():
+    tokens, whole = (compare.icl_shares(ICL, SPANS, level) for level in compare.LEVELS)
+    assert tokens.shape == (N, L, 13) and whole.shape == (N, L, 3)
+    torch.testing.assert_close(tokens[..., :4].sum(-1), whole[..., 0])
+    with pytest.raises(ValueError, match="level is 'heads'; accepted are 'tokens', 'demonstrations'"):
+        compare.icl_shares(ICL, SPANS, "heads")
 
 
 def test_kendall_looks_at_the_first_hundred_examples():
     many = Internals(torch.zeros(130, 1, 2), [], torch.randn(130, 1, P), torch.randn(130, 1, 2))
-    tau, _ = compare.kendall(many, many, SPANS, [torch.randn(b - a, 1, 2) for a, b in SPANS])
-    assert tau.shape == (100, 1)
+    assert compare.kendall(many, many, SPANS, [torch.randn(b - a, 1, 2) for a, b in SPANS]).shape == (100, 1)
+    assert compare.kendall_random(many, SPANS).shape == (100, 1)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +192,3 @@ def test_kendall_looks_at_the_first_hundred_examples():
 def test_kendall_refuses_what_has_no_order(spans, queries, message):
     with pytest.raises(ValueError, match=message):
         compare.kendall(ICL, FT, spans, [torch.zeros(4, L, C)] * queries)
-
-
-def test_an_example_meets_the_same_noise_in_every_batch():
-    whole = compare.all_measures(ZSL, FT, ICL, SPANS, [torch.ones(b - a, L, C) for a, b in SPANS], rows=range(N))
-    rows = [4, 1]
-    part = compare.all_measures(
-        ZSL[rows], FT[rows], ICL[rows], SPANS, [torch.ones(b - a, L, C) for a, b in SPANS], rows=rows
-    )
-    assert part.keys() == whole.keys()
-    for name, values in part.items():
-        torch.testing.assert_close(values, whole[name][rows])
