@@ -15,7 +15,7 @@ from iclnb.experiment.finetune import DivergedError
 from iclnb.experiment.grid import Setting, loaded_task, look, recorded
 from iclnb.experiment.predict import POSITIONS
 from iclnb.experiment.results import Results
-from iclnb.experiment.run import chances_of, resolve_seed_and_rate
+from iclnb.experiment.run import called, chances_of, resolve_seed_and_rate
 from iclnb.model.checkpoints import resolve_device
 from iclnb.paths import chosen_model, results_folder
 from iclnb.tasks.task import TASKS, Task
@@ -36,14 +36,6 @@ MEASURES = {
     "sim_am_update": "SimAM of updates",
     "kendall_tokens": "Kendall, over tokens",
     "kendall_demonstrations": "Kendall, over demonstrations",
-}
-CHANCES = {  # those that are not named by what stands in for FT
-    "sim_aou_random": "a random update",
-    "sim_aou_random_zero_mean": "a random update, zero mean",
-    "sim_aou: formula": "random state, expected",
-    "sim_am_zsl": "before FT",
-    "kendall_tokens_random": "random scores",
-    "kendall_demonstrations_random": "random scores",
 }
 
 
@@ -117,10 +109,7 @@ def _rows(records: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     for name, label in MEASURES.items():
         if name in known:
             rows.append((label.ljust(width), name))
-        rows += [
-            (f"  {CHANCES.get(chance) or chance.partition(': ')[2]}".ljust(width), chance)
-            for chance in chances_of(name, known)
-        ]
+        rows += [(f"  {called(chance)}".ljust(width), chance) for chance in chances_of(name, known)]
     return rows
 
 

@@ -68,8 +68,10 @@ class Estimate:
         if math.isnan(p):
             return UNDEFINED
         word = ABOVE if self.mean > level else BELOW
-        agree = all((part > level) == (self.mean > level) for part in self.parts)
-        return word if p < ALPHA and agree else OPEN
+        return word if p < ALPHA and self._agree(level) else OPEN
+
+    def _agree(self, level: float = 0.0) -> bool:
+        return all((part > level) == (self.mean > level) for part in self.parts)
 
     def phrase(
         self, spec: str = "", above: str = ABOVE, below: str = BELOW, word: str | None = None, tests: int = 1
@@ -84,7 +86,9 @@ class Estimate:
         """
         word = self.word() if word is None else word
         said = {ABOVE: above, BELOW: below}.get(word, word)
-        if word == OPEN and self.high > self.low:
+        if word == OPEN and not self._agree():
+            said += " (tasks disagree)"
+        elif word == OPEN and self.high > self.low:
             said += f" ({self.half(tests):{spec.replace('+', '')}} would have been)"
         return f"{self:{spec}}: {said}"
 

@@ -114,6 +114,7 @@ def test_tasks_that_disagree_get_no_word():
     assert over_tasks({"a": agree, "b": agree}).word() == ABOVE
     assert over_tasks({"a": agree, "b": disagree, "c": agree}).word() == OPEN
     assert over_tasks({"a": agree, "b": disagree}).word(-1) == ABOVE
+    assert over_tasks({"a": agree, "b": disagree}).phrase("+.2f").endswith("not told apart (tasks disagree)")
     with pytest.raises(ValueError, match="needs a task"):
         over_tasks({})
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, difference, flips, share, unpaired
+from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, flips, over_tasks, share, unpaired
 
 # What it would mean if a measure lay above what it is by chance.
 CLAIMS = {
@@ -16,23 +16,21 @@ CLAIMS = {
 RECALL = "ICL corrects what FT corrects more often than what else ZSL gets wrong"
 
 
-def above(records: Sequence[Mapping[str, Any]], name: str, chance: str) -> Estimate:
-    """A measure minus its control or one of its floors, over draws of the demonstrations.
+def above(records: Mapping[str, Sequence[Mapping[str, Any]]], name: str, chance: str) -> Estimate:
+    """A measure minus its control or one of its floors: mean over tasks of means over draws of the demonstrations.
 
     Args:
-        records: of run_task, one a draw. The interval over a single one is over its examples, and speaks of it alone.
+        records: task -> records of run_task, one a draw; a single draw leaves the interval undefined.
         name: of the measure.
         chance: of the control or floor, a name in the record's measures.
 
     Returns:
-        The mean of the draws' differences; undefined where no record holds the measure.
+        The mean of the differences, each taken on the same examples and draw, as intervals.over_tasks gives it;
+        undefined where no record holds the measure.
     """
-    found = [record["measures"] for record in records if chance in record["measures"]]
-    if len(found) == 1:
-        return Estimate(**found[0][name]["above"][chance])
-    if not found:
-        return Estimate(math.nan, math.nan, math.nan)
-    return difference(*([measures[one]["mean"] for measures in found] for one in (name, chance)))
+    found = {task: [r["measures"] for r in draws if chance in r["measures"]] for task, draws in records.items()}
+    gaps = {task: [m[name]["mean"] - m[chance]["mean"] for m in draws] for task, draws in found.items() if draws}
+    return over_tasks(gaps) if gaps else Estimate(math.nan, math.nan, math.nan)
 
 
 def learnt(record: Mapping[str, Any]) -> bool:

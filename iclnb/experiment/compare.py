@@ -24,6 +24,7 @@ KENDALL_EXAMPLES = 100  # the paper ranks demonstrations for the first 100 evalu
 FORMS = ("normalised", "unnormalised", "projected")  # of an update of the attention output
 LEVELS = ("tokens", "demonstrations")  # that Kendall's tau ranks
 LONG = 512  # entries, of which all pairs are no longer cheap
+PAIRS = 2**21  # that are held at once
 TINY = 1e-20
 ANGLES = 1e-4  # of a vector's length: what rotary angles, float32 in every dtype, may turn differently further along
 DIGITS = 8  # last digits of a dtype by which a vector may differ for no other reason than rounding
@@ -258,11 +259,11 @@ def kendall_tau(one: Tensor, other: Tensor) -> Tensor:
         rows = zip(one.flatten(0, -2).numpy(force=True), other.flatten(0, -2).numpy(force=True), strict=True)
         return torch.tensor([scipy.stats.kendalltau(a, b).statistic for a, b in rows]).view(one.shape[:-1])
     first, second = torch.triu_indices(one.shape[-1], one.shape[-1], offset=1)  # (pairs,) each
-    taus = []
-    for pair in zip(one.double(), other.double(), strict=True):  # of one example at a time, for the sake of memory
-        a, b = (_sign(x[..., first] - x[..., second]) for x in pair)  # (L, pairs) each
-        taus.append((a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt())  # (L,)
-    return torch.stack(taus)  # (n, L)
+    taus, at_once = [], max(1, PAIRS // (one[0].numel() * one.shape[-1]))
+    for pair in zip(one.double().split(at_once), other.double().split(at_once), strict=True):
+        a, b = (_sign(x[..., first] - x[..., second]) for x in pair)  # (some of n, L, pairs) each
+        taus.append((a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt())  # (some of n, L)
+    return torch.cat(taus)  # (n, L)
 
 
 def _sign(x: Tensor) -> Tensor:

@@ -37,6 +37,14 @@ CONTROLS = {  # the paper's
     "kendall_tokens": "kendall_tokens_random",
     "kendall_demonstrations": "kendall_demonstrations_random",
 }
+CALLED = {  # controls and floors that are not named by what takes FT's place
+    "sim_aou_random": "noise update (paper)",
+    "sim_aou_random_zero_mean": "noise update, zero mean",
+    "sim_aou: formula": "random state, expected",
+    "sim_am_zsl": "before FT (paper)",
+    "kendall_tokens_random": "random scores (paper)",
+    "kendall_demonstrations_random": "random scores (paper)",
+}
 
 
 class Plan(NamedTuple):
@@ -310,3 +318,8 @@ def chances_of(name: str, known: Iterable[str]) -> list[str]:
     """Of these names those of a measure's controls and floors; none of what is one itself."""
     starts = (f"{name}: ", CONTROLS[name]) if name in CONTROLS else (f"{name}: ",)
     return [other for other in known if other.startswith(starts)]
+
+
+def called(chance: str) -> str:
+    """What a control or floor is called beside its measure."""
+    return CALLED.get(chance) or chance.partition(": ")[2]

@@ -113,7 +113,11 @@ def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None
 
 
 def estimates(
-    groups: Sequence[str], series: dict[str, Sequence[Estimate]], ylabel: str, dashed: Sequence[float] = ()
+    groups: Sequence[str],
+    series: dict[str, Sequence[Estimate]],
+    ylabel: str,
+    dashed: Sequence[float] = (),
+    draws: dict[str, Sequence[Sequence[float]]] | None = None,
 ) -> Figure:
     """A figure with the groups along its width, and in each the estimate of every series with its interval.
 
@@ -122,12 +126,15 @@ def estimates(
         series: for each series, by its name, the estimate of every group; a name in COLOURS has that colour.
         ylabel: what is measured, with its unit.
         dashed: for each group a level to compare with, such as chance; none by default.
+        draws: for a series, by its name, the values of single draws in every group, shown as dots.
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
     places = range(len(groups))
     for i, (name, found) in enumerate(series.items()):
         x = [place + 0.16 * (i - (len(series) - 1) / 2) for place in places]
         style = {"color": COLOURS.get(name, f"C{i}")}
+        for place, values in zip(x, (draws or {}).get(name, ()), strict=False):
+            ax.plot([place + 0.05] * len(values), values, ".", markersize=4, alpha=0.6, **style)
         ax.vlines(x, [e.low for e in found], [e.high for e in found], **style)
         ax.plot(x, [e.mean for e in found], "osD^vP"[i % 6], markersize=6, label=name, **style)
     for place, level in zip(places, dashed, strict=False):

@@ -1,5 +1,7 @@
 """The sentences of notebook 05: what follows from which numbers."""
 
+import math
+
 import pytest
 from toys import toy_task
 
@@ -40,16 +42,16 @@ def test_records_of_the_experiment_can_be_judged():
     for name in CLAIMS:
         entries = records[0]["measures"]
         for chance in chances_of(name, entries):
-            one = above(records[:1], name, chance)
-            assert one.mean == pytest.approx(entries[name]["mean"] - entries[chance]["mean"]) and one.low <= one.high
-            both = above(records, name, chance)
+            one, both = above({"toy": records[:1]}, name, chance), above({"toy": records}, name, chance)
+            assert one.mean == pytest.approx(entries[name]["mean"] - entries[chance]["mean"]) and math.isnan(one.low)
+            assert entries[name]["above"][chance]["mean"] == pytest.approx(one.mean)
             gaps = [record["measures"][name]["mean"] - record["measures"][chance]["mean"] for record in records]
-            assert both.mean == pytest.approx(sum(gaps) / 2) and both.df == 1
+            assert both.mean == pytest.approx(sum(gaps) / 2) and both.low <= both.mean <= both.high
         assert CONTROLS[name] in chances_of(name, entries) and len(chances_of(name, entries)) >= 4
     gaps, accuracy = records[0]["gaps"], records[0]["accuracy"]
     assert gaps["icl-ft"]["mean"] == pytest.approx(accuracy["icl"]["mean"] - accuracy["ft"]["mean"])
     one = run_task(model, tokenizer, toy_task(), k=1, lr=0.01)  # no order of a single demonstration
-    assert above([one], "kendall_tokens", "kendall_tokens_random").word() == UNDEFINED
+    assert above({"toy": [one]}, "kendall_tokens", "kendall_tokens_random").word() == UNDEFINED
 
 
 @pytest.mark.parametrize(("gained", "lost", "said"), [(22, 0, True), (12, 2, True), (3, 0, False), (12, 9, False)])

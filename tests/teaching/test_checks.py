@@ -86,7 +86,7 @@ def test_every_exercise_has_mistakes_and_stands_in_a_notebook():
     "answer, told",
     [
         (lambda *a: ..., "the function returns nothing so far"),
-        (lambda *a: 0.5, "is a float; it should be a tensor"),
+        (lambda *a: "0.5", "is a str; it should be a tensor"),
         (lambda *a: torch.zeros(7, 8, 9), "has shape (7, 8, 9)"),
         (lambda: None, "your function stops with TypeError"),
         (lambda *a: 1 / 0, "your function stops with ZeroDivisionError: division by zero."),
@@ -97,6 +97,13 @@ def test_whatever_a_reader_writes_the_check_answers_in_one_line(check, answer, t
     check(answer)
     said = capsys.readouterr().out
     assert said.startswith("Not yet: ") and told in said and said.count("\n") == 1
+
+
+def test_a_plain_number_will_do_where_a_number_is_asked_for(capsys):
+    checks.recall_to_icl(lambda zsl, ft, icl: 100 * ft[~zsl & icl].double().mean().item())
+    assert capsys.readouterr().out.startswith("Right: ")
+    checks.recall_to_icl(lambda zsl, ft, icl: 100 * icl[~zsl & ft].double().mean().item())
+    assert "this is Rec2FTP itself" in capsys.readouterr().out
 
 
 def shaped(make):

@@ -86,6 +86,8 @@ def find_fault(
         return f"your function stops with {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
     if got is None or got is ...:
         return f"the function returns nothing so far; it should return {name}, {shape}"
+    if isinstance(got, int | float) and not isinstance(got, bool) and right.ndim == 0:
+        got = torch.tensor(got, dtype=torch.float64)  # a plain number will do where a number was asked for
     if not isinstance(got, Tensor):
         return f"{name} is a {type(got).__name__}; it should be a tensor, {shape}"
     if (got := plain(got)) is None:

@@ -25,25 +25,6 @@ def recall_to_icl() -> Case:
     yield percent(ft, ~zsl & icl) / 100, "this is a share between 0 and 1; a percentage was asked for"
 
 
-@exercise("the similarity", "()", "one cosine for each head's update, then their mean")
-def attention_update_similarity() -> Case:
-    """Checks the mean over heads of cos(a_ICL - a_ZSL, a_FT - a_ZSL), given (a_zsl, a_ft, a_icl), each (H, T)."""
-    a_zsl, a_ft, a_icl = (randn(3, 5, seed=seed) for seed in (13, 14, 15))  # (H, T) each
-
-    def cosine(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
-        return torch.cosine_similarity(a, b, dim=dim).mean()  # ()
-
-    icl, ft = a_icl - a_zsl, a_ft - a_zsl  # (H, T) each
-    yield (a_zsl, a_ft, a_icl), cosine(icl, ft)
-    yield cosine(a_icl, a_ft), "this is the paper's SimAM; compare the updates: subtract a_zsl from both"
-    yield cosine(icl.flatten(), ft.flatten()), "all heads together give one cosine here; take the mean of one for each"
-    yield cosine(icl, ft, dim=0), "your cosine runs over the heads (dim 0); it belongs over the tokens (dim -1)"
-    yield cosine(icl, a_ft), "a_zsl must be subtracted from a_ft too"
-    yield cosine(a_icl, ft), "a_zsl must be subtracted from a_icl too"
-    yield cosine(icl.softmax(-1), ft.softmax(-1)), "there is a softmax in it; the raw logits are compared"
-    yield cosine(icl, a_zsl - a_ft), "one update has the wrong sign: it is after minus before"
-
-
 @exercise("the score", "(n, L, k)", "a demonstration of twice the tokens has no longer twice the chances")
 def mean_logits() -> Case:
     """Checks the mean logit of each demonstration's tokens, given (logits (n, L, P), spans)."""

@@ -20,7 +20,6 @@ MISTAKES = [
     (checks.previous_token_score, lambda A: A.diagonal(1).mean(), "the attention to the token after"),
     (checks.previous_token_score, lambda A: A.diagonal(-1).sum(), "this is the sum"),
     (checks.previous_token_score, lambda A: A.diagonal(-1).sum() / len(A), "you divided by T"),
-    (checks.previous_token_score, lambda A: A.diagonal(-1).mean().item(), "it should be a tensor"),
     (checks.copying_share, lambda E, OV, U: share(U @ OV @ E.T, 1), "ask it the other way round"),
     (checks.copying_share, lambda E, OV, U: share(U @ OV.T @ E.T), "W_OV is transposed"),
     (checks.copying_share, lambda E, OV, U: share(U @ E.T), "W_OV is missing"),

@@ -9,10 +9,6 @@ def percent(of, among):
     return 100 * of[among].double().mean()
 
 
-def cosine(a, b, dim=-1):
-    return torch.cosine_similarity(a, b, dim=dim).mean()
-
-
 def over(logits, spans, step):
     return torch.stack([step(logits[..., start:stop]) for start, stop in spans], dim=-1)
 
@@ -24,22 +20,6 @@ MISTAKES = [
     (checks.recall_to_icl, lambda z, f, i: percent(f, z & i), "you start from what ZSL gets right"),
     (checks.recall_to_icl, lambda z, f, i: 100 * (~z & f & i).double().mean(), "a share of all examples"),
     (checks.recall_to_icl, lambda z, f, i: percent(f, ~z & i) / 100, "a percentage was asked for"),
-    (checks.recall_to_icl, lambda z, f, i: percent(f, ~z & i).item(), "is a float; it should be a tensor"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i, f), "the paper's SimAM"),
-    (
-        checks.attention_update_similarity,
-        lambda z, f, i: cosine((i - z).ravel(), (f - z).ravel()),
-        "all heads together",
-    ),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, f - z, dim=0), "over the heads (dim 0)"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, f), "subtracted from a_ft too"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i, f - z), "subtracted from a_icl too"),
-    (checks.attention_update_similarity, lambda z, f, i: cosine(i - z, z - f), "the wrong sign"),
-    (
-        checks.attention_update_similarity,
-        lambda z, f, i: cosine((i - z).softmax(-1), (f - z).softmax(-1)),
-        "there is a softmax in it",
-    ),
     (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.sum(-1)), "sums over tokens"),
     (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.logsumexp(-1)), "the log-sum-exp"),
     (checks.mean_logits, lambda x, s: over(x, s, lambda y: y.exp().mean(-1)), "an exponential"),
