@@ -3,7 +3,7 @@
 A similarity of in-context learning and fine-tuning means something if it falls when one of these takes their place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -57,6 +57,45 @@ def random_update(model: GPT, tuned: GPT, seed: int, scale: float = 1.0) -> GPT:
             noise = torch.randn(p.shape, generator=generator).to(update)  # drawn alike for every dtype and device
             p.copy_(widen(p) + scale * update.norm() / noise.norm() * noise)
     return moved.requires_grad_(True)
+
+
+def scaled(model: GPT, other: GPT, scale: float) -> GPT:
+    """The model, its keys and values moved along the way to another one's: none of it at 0, all at 1.
+
+    Args:
+        model: left untouched.
+        other: a model of the same shape, such as the fine-tuned one.
+        scale: how much of the way.
+
+    Returns:
+        A new model, which shares all but keys and values with the given one.
+    """
+    moved = sharing_copy(model, trained_parameters(model))
+    with torch.no_grad():
+        for name, p in trained_parameters(moved).items():
+            p.copy_(widen(p) + scale * (widen(other.get_parameter(name)) - widen(p)))
+    return moved.requires_grad_(True)
+
+
+def matched(model: GPT, other: GPT, reach: Callable[[GPT], float], target: float) -> GPT:
+    """The model, moved along the way to another one just so far that what it does has changed as much as wanted.
+
+    Two updates of the same length in weights can move what a model computes by lengths that differ tenfold, and a
+    measure of likeness may answer to the length alone.
+
+    Args:
+        model, other: as in scaled.
+        reach: how far a model's behaviour lies from the given one's; it grows with the scale.
+        target: the reach wanted.
+
+    Returns:
+        The model at the scale, between 1/32 and 32, that reaches the target, to 3 %.
+    """
+    low, high = -5.0, 5.0  # log2 of the scale
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reach(scaled(model, other, 2**middle)) < target else (low, middle)
+    return scaled(model, other, 2 ** ((low + high) / 2))
 
 
 def scrambled(sequences: Sequence[list[int]], seed: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from iclnb.language.miniatures import ARBITRARY_ANSWERS
-from iclnb.tasks.task import Example, Task, TaskError
+from iclnb.tasks.task import Example, Task, TaskError, shuffled
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the three inputs of Zhao et al.
 
@@ -63,6 +63,30 @@ def random_labels(task: Task, seed: int) -> Task:
     """The task with the label of every training example drawn anew, each class with the same chance."""
     drawn = np.random.default_rng(seed).integers(len(task.answers), size=len(task.train))  # (train,)
     return _relabelled(task, drawn.tolist())
+
+
+def partly_right(task: Task, k: int, seed: int, right: int) -> Task:
+    """The task with the labels of its first k demonstrations in the order of `seed` right so many times.
+
+    With right = k / classes the labels say nothing, as random ones do on average. But random ones do so on average
+    alone: of 16 labels of two classes, 3 to 13 are right by chance.
+
+    Args:
+        task, k, seed: as in few_shot.
+        right: how many labels stay; which ones, and what the others become, is drawn with `seed`.
+
+    Raises:
+        TaskError: k is negative or larger than the train split.
+        ValueError: right is not between 0 and k.
+    """
+    if not 0 <= right <= k:
+        raise ValueError(f"right is {right}; accepted are 0 to k = {k}")
+    task.demonstrations(k, seed)  # raises where k is bad
+    rng, classes = np.random.default_rng(seed), len(task.answers)
+    labels = [example.label for example in task.train]
+    for i in rng.permutation(shuffled(len(task.train), seed)[:k])[right:]:
+        labels[i] = int(labels[i] + rng.integers(1, classes)) % classes
+    return _relabelled(task, labels)
 
 
 def with_arbitrary_answers(task: Task) -> Task:

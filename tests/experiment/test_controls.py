@@ -89,3 +89,32 @@ def test_scrambled_text_keeps_lengths_and_tokens_and_loses_the_order():
     pairs = {pair for ids in sequences for pair in zip(ids[1:], ids[2:], strict=False)}
     left = [pair for ids in mixed for pair in zip(ids[1:], ids[2:], strict=False) if pair in pairs]
     assert len(left) < 0.1 * len(pairs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Updates of another length
+
+
+def length(model, other):
+    """How far two models lie apart, in all weights."""
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return torch.stack([(a - b).norm() for a, b in pairs]).norm().item()
+
+
+def test_an_update_can_be_scaled_and_matched_in_what_it_does():
+    model = small()
+    tuned = train_on(model, [[0, 3, 5, 7, 2], [0, 4, 4, 1]], 0.1).model
+    whole = length(tuned, model)
+    for scale in (0.0, 0.25, 1.0, 3.0):
+        assert length(controls.scaled(model, tuned, scale), model) == pytest.approx(scale * whole, rel=1e-4, abs=1e-6)
+    ids = torch.tensor([[0, 3, 5, 7, 2, 9]])
+
+    def reach(candidate):
+        return (candidate(ids) - model(ids)).norm().item()
+
+    noise = controls.random_update(model, tuned, seed=1)
+    found = controls.matched(model, noise, reach, reach(tuned))
+    assert reach(found) == pytest.approx(reach(tuned), rel=0.03) and reach(noise) != pytest.approx(
+        reach(tuned), rel=0.1
+    )
+    assert trained_parameters(found).keys() == trained_parameters(model).keys()

@@ -16,6 +16,7 @@ from iclnb.tasks.variants import (
     content_free,
     contextual,
     frozen,
+    partly_right,
     permuted,
     random_labels,
     with_arbitrary_answers,
@@ -118,3 +119,20 @@ def test_a_model_can_be_asked(pocket):
 @pytest.fixture(scope="module")
 def pocket():
     return iclnb.load("pocket-gpt", device="cpu")
+
+
+@pytest.mark.parametrize("right", [0, 3, 12])
+def test_partly_right_keeps_texts_and_order_and_so_many_labels(task, right):
+    for seed in (1, 2):
+        shown, gold = partly_right(task, 12, seed, right).demonstrations(12, seed), task.demonstrations(12, seed)
+        assert [example.text for example in shown] == [example.text for example in gold]
+        assert sum(a == b for a, b in zip(shown, gold, strict=True)) == right
+    assert partly_right(task, 12, 1, right) == partly_right(task, 12, 1, right)
+    assert len({example.label for example in partly_right(task, 12, 1, 0).demonstrations(12, 1)}) > 2
+
+
+def test_partly_right_says_how_many_can_be(task):
+    with pytest.raises(ValueError, match="right is 13; accepted are 0 to k = 12"):
+        partly_right(task, 12, 1, 13)
+    with pytest.raises(TaskError, match="k is 41"):
+        partly_right(task, 41, 1, 20)

@@ -21,6 +21,6 @@ from iclnb.teaching.checks.notebook_02 import finetuning_update, first_order_att
 from iclnb.teaching.checks.notebook_03 import calibrated, label_bias, order_ensemble
 from iclnb.teaching.checks.notebook_04 import answer_loss, flattery, keys_values_step
 from iclnb.teaching.checks.notebook_05 import mean_logits, recall_to_icl
-from iclnb.teaching.checks.notebook_06 import layer_causal_gradients, random_direction, share_that_flips
+from iclnb.teaching.checks.notebook_06 import layer_causal_gradients, random_direction
 from iclnb.teaching.checks.notebook_07 import combined_weights, momentum_weights
 from iclnb.teaching.checks.notebook_08 import decayed_attention, forgetful_softmax, nesterov_sum

@@ -48,21 +48,3 @@ def _gradients(
         x = (x if residual else 0) + x @ W_l.T  # (T, C)
         losses.append(cross_entropy(x @ U.T, labels))
     return torch.autograd.grad(losses[-1] if last_only else sum(losses), W)[0]  # (L, C, C)
-
-
-@exercise("the share", "()", "one order that disagrees is enough")
-def share_that_flips() -> Case:
-    """Checks the share of queries whose answer is not the same under all orders, given (predicted (R, n))."""
-    predicted = torch.tensor(
-        [[0, 1, 1, 0, 2, 1, 0], [0, 1, 2, 0, 2, 1, 0], [0, 0, 1, 0, 2, 1, 1], [0, 1, 1, 1, 2, 1, 1]]
-    )
-    differs = predicted != predicted[0]  # (R, n)
-    right = differs.any(0).double().mean()  # ()
-    yield (predicted,), right
-    yield differs.double().mean(), "this is the mean over all orders and queries; a query flips if *any* order differs"
-    yield differs[1:].double().mean(), "this is the mean over all pairs; a query flips if *any* order differs"
-    yield differs[-1].double().mean(), "you compared the first order with the last; look at all of them"
-    yield differs.any(0).double().sum(), "this is a number of queries; a share was asked for"
-    yield 1 - right, "this is the share that keeps its answer"
-    yield differs.any(1).double().mean(), "you asked which orders differ (dim 1); ask which queries do (dim 0)"
-    yield 100 * right, "this is a percentage; a share between 0 and 1 was asked for"

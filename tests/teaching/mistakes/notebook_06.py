@@ -34,11 +34,4 @@ MISTAKES = [
     (checks.layer_causal_gradients, lambda *a: gradients(*a, reduction="sum"), "sums over tokens"),
     (checks.layer_causal_gradients, lambda *a: gradients(*a, start=0), "the residual is missing"),
     (checks.layer_causal_gradients, lambda *a: -gradients(*a), "points uphill"),
-    (checks.share_that_flips, lambda p: (p != p[0]).double().mean(), "over all orders and queries"),
-    (checks.share_that_flips, lambda p: (p[1:] != p[0]).double().mean(), "over all pairs"),
-    (checks.share_that_flips, lambda p: (p[-1] != p[0]).double().mean(), "the first order with the last"),
-    (checks.share_that_flips, lambda p: (p != p[0]).any(0).sum(), "a number of queries"),
-    (checks.share_that_flips, lambda p: (p == p[0]).all(0).double().mean(), "keeps its answer"),
-    (checks.share_that_flips, lambda p: (p != p[0]).any(1).double().mean(), "which orders differ"),
-    (checks.share_that_flips, lambda p: 100 * (p != p[0]).any(0).double().mean(), "a percentage"),
 ]
