@@ -70,7 +70,7 @@ class Picture:
         cx, cy = (x1 + x2) / 2 + 2 * bend * across[0], (y1 + y2) / 2 + 2 * bend * across[1]
         path = f"M{_number(x1)},{_number(y1)} Q{_number(cx)},{_number(cy)} {_number(x2)},{_number(y2)}"
         kind = f"line {colour}" + (" dashed" if dashed else "")
-        self._add("path", d=path, **{"class": kind, "stroke-width": width})
+        self._add("path", d=path, style=f"stroke-width:{width:g}", **{"class": kind})
         if head:
             turn = math.degrees(math.atan2(y2 - cy, x2 - cx))
             place = f"translate({_number(x2)} {_number(y2)}) rotate({_number(turn)})"
@@ -80,7 +80,7 @@ class Picture:
         """A line through points (x, y)."""
         kind = f"line {colour}" + (" dashed" if dashed else "")
         places = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
-        self._add("polygon" if closed else "polyline", points=places, **{"class": kind, "stroke-width": width})
+        self._add("polygon" if closed else "polyline", points=places, style=f"stroke-width:{width:g}", **{"class": kind})
 
     def circle(self, x, y, radius, words="", colour="ink", filled=False, size=14, dashed=False):
         """A circle around (x, y), with words in its middle."""
