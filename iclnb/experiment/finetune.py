@@ -25,7 +25,8 @@ from iclnb.tasks.task import Task
 
 TRAINED = ("attn.k_proj", "attn.v_proj")
 
-# Seed and learning rate of the 1.3B model per task: Deutch et al. 2024 (the rerun in GiilDe/ft-vs-icl).
+# Seed and learning rate of the 1.3B model per task. Rates: Dai et al. 2023, table 9. Seeds, which they do not give: the
+# rerun of Deutch et al. 2024 (GiilDe/ft-vs-icl).
 PUBLISHED_SEED_AND_RATE = {
     "cb": (3, 0.08),
     "sst2": (2, 5e-4),
@@ -47,12 +48,15 @@ class FineTuned:
     Args:
         model: the new model; it shares every parameter that was not trained with the model it came from.
         losses: what each step descended on, before its update.
+        token_losses: the loss of each token of each sequence, before its step, (T,); with layer_causal that of each
+            layer, (L,).
         queries: for each demonstration, its query vectors during training, scaled by 1 / sqrt(D), all heads side by
             side, (tokens, L, C) float32 without `<s>`; empty unless recorded.
     """
 
     model: GPT
     losses: list[float]
+    token_losses: list[Tensor] = field(default_factory=list, repr=False)
     queries: list[Tensor] = field(default_factory=list, repr=False)
 
 
@@ -135,13 +139,15 @@ def descend(
     student = sharing_copy(model, dict(model.named_parameters()) if everything else trained_parameters(model))
     trained = [p for p in student.parameters() if p.requires_grad]
     masters = [widen(p.detach()) for p in trained]  # p's own if wide
-    losses, queries = [], []
+    losses, of_tokens, queries = [], [], []
     for step, batch in enumerate(tqdm(batches, desc="fine-tuning", unit="step", disable=not progress, leave=False)):
         losses.append(0.0)
         gradients = None
         for ids in batch:  # all at the weights before the step
             recorder = Recorder("query") if record else None
-            loss = _loss(student, ids, layer_causal, recorder)
+            terms = _losses(student, ids, layer_causal, recorder)  # (T,) or (L,)
+            of_tokens.append(terms.detach().cpu())
+            loss = terms.sum() if layer_causal else terms.mean()
             if recorder is not None:  # before the way back, which may run blocks again
                 queries.append(_training_queries(recorder))
             if not torch.isfinite(loss):
@@ -155,16 +161,16 @@ def descend(
             for p, master, gradient in zip(trained, masters, gradients, strict=True):
                 p.copy_(master.add_(gradient.to(master.dtype), alpha=-lr))
         del found, gradients, gradient  # before the next step makes its own
-    return FineTuned(student.eval().requires_grad_(True), losses, queries)
+    return FineTuned(student.eval().requires_grad_(True), losses, of_tokens, queries)
 
 
-def _loss(model: GPT, ids: list[int], layer_causal: bool, recorder: Recorder | None) -> Tensor:
-    """What one sequence is descended on, a scalar."""
+def _losses(model: GPT, ids: list[int], layer_causal: bool, recorder: Recorder | None) -> Tensor:
+    """What one sequence is descended on: the sum of its layers' losses, (L,), or else the mean of its tokens', (T,)."""
     weight = model.embed_tokens.weight
-    row = torch.tensor([ids], device=weight.device)  # (1, T)
+    row = torch.tensor([ids], device=weight.device)  # (1, T + 1)
     if layer_causal:
-        return layer_losses(model, row, recorder).sum()
-    return language_model_loss(model, row, recorder, recompute=needs_recomputing(model.config, weight.dtype, len(ids)))
+        return layer_losses(model, row, recorder)
+    return token_losses(model, row, recorder, recompute=needs_recomputing(model.config, weight.dtype, len(ids)))
 
 
 def _training_queries(recorder: Recorder) -> Tensor:
@@ -175,12 +181,17 @@ def _training_queries(recorder: Recorder) -> Tensor:
 
 
 def language_model_loss(model: GPT, ids: Tensor, recorder: Recorder | None = None, recompute: bool = False) -> Tensor:
-    """Mean negative log-probability, a float32 scalar, of every token of ids (1, T) after the first.
+    """The mean of token_losses, a scalar."""
+    return token_losses(model, ids, recorder, recompute).mean()
+
+
+def token_losses(model: GPT, ids: Tensor, recorder: Recorder | None = None, recompute: bool = False) -> Tensor:
+    """Negative log-probability, (T,) float32 or wider, of every token of ids (1, T + 1) after the first.
 
     `recorder` and `recompute` as in GPT.hidden.
     """
-    logits = model(ids, recorder=recorder, recompute=recompute)  # (1, T, V)
-    return F.cross_entropy(logits[0, :-1], ids[0, 1:])
+    logits = model(ids, recorder=recorder, recompute=recompute)  # (1, T + 1, V)
+    return F.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
 
 
 def layer_losses(model: GPT, ids: Tensor, recorder: Recorder | None = None) -> Tensor:
