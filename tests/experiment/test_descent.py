@@ -38,6 +38,19 @@ def test_one_sequence_a_batch_is_the_papers_fine_tuning():
     assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in model.named_parameters())
 
 
+def test_the_losses_of_tokens_are_those_before_each_step():
+    model = small()
+    tuned = train_on(model, SEQUENCES, LR)
+    assert [len(losses) for losses in tuned.token_losses] == [len(ids) - 1 for ids in SEQUENCES]
+    assert tuned.losses == [losses.mean().item() for losses in tuned.token_losses]
+    log_p = train_on(model, SEQUENCES[:2], LR).model(torch.tensor([SEQUENCES[2]]))[0].log_softmax(-1)  # (T + 1, V)
+    expected = torch.stack([-log_p[t, token] for t, token in enumerate(SEQUENCES[2][1:])])  # (T,)
+    torch.testing.assert_close(tuned.token_losses[2], expected.detach(), rtol=1e-10, atol=1e-10)
+    by_layer = descend(model, [SEQUENCES], LR, layer_causal=True)
+    assert [len(losses) for losses in by_layer.token_losses] == [3] * 4
+    assert by_layer.losses == [pytest.approx(sum(losses.sum().item() for losses in by_layer.token_losses), rel=1e-12)]
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_batches_are_steps_of_torchs_sgd_on_summed_losses(everything):
     model, theirs = small(), small()
