@@ -1,6 +1,6 @@
 """The heads of a loaded model laid open: query, keys and values, ready for the formulas of iclnb.duality.
 
-Letters: L layers, H heads, D head width, C width, P prefix tokens (`<s>` and demonstrations), T tokens of the query.
+Letters: L layers, H heads, D head width, C width, P tokens of the demonstrations, T tokens of the query's own.
 `<s>` stands before the query with and without demonstrations, so it counts among the query's own tokens here.
 """
 
@@ -37,30 +37,30 @@ def read(model: GPT, prefix: Prefix, query: Sequence[int], start: int | None = N
     Args:
         model: from iclnb.load.
         prefix: of `<s>` and the demonstrations, from GPT.encode_prefix; of `<s>` alone for zero-shot.
-        query: token ids of the query.
+        query: token ids of the query, T - 1.
         start: position of the query's first token; None is the one behind the prefix.
 
     Returns:
-        q (L, H, 1, D); K_demo and V_demo (L, H, P - 1, D); K_query and V_query (L, H, 1 + T, D), `<s>` first. All are
-        float64, and rotated where positions are rotary.
+        q (L, H, 1, D); K_demo and V_demo (L, H, P, D); K_query and V_query (L, H, T, D), `<s>` first. All are float64,
+        and rotated where positions are rotary.
 
     Raises:
         ValueError: an empty query, or a query that starts inside the prefix.
     """
-    T, P = len(query), prefix.length
-    start = P if start is None else start
-    if T < 1 or start < P:
+    count, before = len(query), prefix.length  # T - 1, P + 1
+    start = before if start is None else start
+    if count < 1 or start < before:
         raise ValueError(
-            f"the query has {T} tokens and starts at {start}; it needs a token, and a start of {P} or more"
+            f"the query has {count} tokens and starts at {start}; it needs a token, and a start of {before} or more"
         )
     device = model.embed_tokens.weight.device
-    recorder = Recorder("query", "key", "value", at=torch.tensor([T - 1], device=device))
-    places = start - P + torch.arange(T, device=device)  # (T,) counted after the prefix
+    recorder = Recorder("query", "key", "value", at=torch.tensor([count - 1], device=device))
+    places = start - before + torch.arange(count, device=device)  # (T - 1,) counted after the prefix
     model.hidden(torch.tensor([list(query)], device=device), prefix, recorder, places)
     q = torch.stack(recorder.layers["query"])[:, 0, :, None]  # (L, H, 1, D)
-    q = turn(model, q, torch.tensor([start + T - 1]))  # recorded before rotation, unlike the keys
+    q = turn(model, q, torch.tensor([start + count - 1]))  # recorded before rotation, unlike the keys
     parts = prefix.keys, prefix.values, recorder.layers["key"], recorder.layers["value"]  # L x (1, G, ..., D) each
-    K_before, V_before, K_own, V_own = (repeat_heads(torch.cat(x), q.shape[1]) for x in parts)  # (L, H, P or T, D)
+    K_before, V_before, K_own, V_own = (repeat_heads(torch.cat(x), q.shape[1]) for x in parts)  # (L, H, ..., D) each
     K_query, V_query = torch.cat([K_before[:, :, :1], K_own], 2), torch.cat([V_before[:, :, :1], V_own], 2)
     return tuple(x.double() for x in (q, K_before[:, :, 1:], V_before[:, :, 1:], K_query, V_query))
 

@@ -17,7 +17,7 @@ from iclnb.teaching.checks.notebook_01 import (
     implied_targets,
     sequential_errors,
 )
-from iclnb.teaching.checks.notebook_02 import finetuning_update, first_order_attention, forget_demonstrations
+from iclnb.teaching.checks.notebook_02 import first_order_attention, forget_demonstrations
 from iclnb.teaching.checks.notebook_03 import calibrated, label_bias, order_ensemble
 from iclnb.teaching.checks.notebook_04 import answer_loss, flattery, keys_values_step
 from iclnb.teaching.checks.notebook_05 import mean_logits, recall_to_icl

@@ -31,17 +31,3 @@ def first_order_attention() -> Case:
     yield V.sum(0) + centred @ V, "these are sums over the tokens; both parts are means, so divide by P"
     yield mean + (s - s.mean()) @ V / 5, "you subtracted one mean of all scores; each query has its own"
     yield mean + (s - s.mean(0)) @ V / 5, "your mean runs over the queries (dim 0); it belongs over the tokens (dim 1)"
-
-
-@exercise("dW_FT", "(D, D)", "three parts: through the values, through the keys, and through both")
-def finetuning_update() -> Case:
-    """Checks dW_FT = (V + dV)^T (K + dK) - V^T K, given (K, V, dK, dV), each (T, D)."""
-    K, V, dK, dV = (randn(5, 3, seed=seed) for seed in (27, 28, 29, 30))  # (T, D) each
-    right = (V + dV).T @ (K + dK) - V.T @ K  # (D, D)
-    yield (K, V, dK, dV), right
-    yield dV.T @ K + V.T @ dK, "the part in which both changes meet, dV^T dK, is missing"
-    yield dV.T @ dK, "this is only the part in which both changes meet; each also meets the old keys or values"
-    yield dV.T @ K, "this is only the part through the values"
-    yield V.T @ dK, "this is only the part through the keys"
-    yield right + V.T @ K, "this is the matrix after fine-tuning, W_ZSL + dW_FT; subtract W_ZSL = V^T K"
-    yield right.T, "the matrix is transposed: values give its rows, keys its columns"
