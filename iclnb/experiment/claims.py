@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, flips, over_tasks, share, unpaired
+from iclnb.experiment import selection
+from iclnb.intervals import ABOVE, BELOW, OPEN, UNDEFINED, Estimate, over_tasks, share, unpaired
 
 # What it would mean if a measure lay above what it is by chance.
 CLAIMS = {
@@ -34,11 +35,8 @@ def above(records: Mapping[str, Sequence[Mapping[str, Any]]], name: str, chance:
 
 
 def learnt(record: Mapping[str, Any]) -> bool:
-    """Whether fine-tuning learnt the task: it answers more of the same examples right than before (McNemar's test).
-
-    Where it did not, there is nothing that in-context learning could be compared with.
-    """
-    return flips(record["correct"]["zsl"], record["correct"]["ft"]).word() == ABOVE
+    """Whether fine-tuning learnt the task in a record of run_task, as selection.learnt judges it."""
+    return selection.learnt(record["correct"]["ft"], record["correct"]["zsl"])
 
 
 def recall_above_rest(both: int, corrected: int, icl_right: int, zsl_wrong: int) -> Estimate:

@@ -55,7 +55,7 @@ def best_of_all(ft: Tensor) -> tuple[int, int]:
     return seed, rate
 
 
-def learnt(ft: Tensor, zsl: Tensor) -> bool:
+def learnt(ft: intervals.Values, zsl: intervals.Values) -> bool:
     """Whether fine-tuning learnt: by McNemar's test, it has more of the same questions right than zero-shot (ZSL).
 
     Where it did not, a comparison of ICL with FT says nothing. Ask it of examples that did not choose the rate: on

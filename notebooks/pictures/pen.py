@@ -80,7 +80,9 @@ class Picture:
         """A line through points (x, y)."""
         kind = f"line {colour}" + (" dashed" if dashed else "")
         places = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
-        self._add("polygon" if closed else "polyline", points=places, style=f"stroke-width:{width:g}", **{"class": kind})
+        self._add(
+            "polygon" if closed else "polyline", points=places, style=f"stroke-width:{width:g}", **{"class": kind}
+        )
 
     def circle(self, x, y, radius, words="", colour="ink", filled=False, size=14, dashed=False):
         """A circle around (x, y), with words in its middle."""
