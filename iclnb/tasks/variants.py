@@ -65,6 +65,28 @@ def random_labels(task: Task, seed: int) -> Task:
     return _relabelled(task, drawn.tolist())
 
 
+def relabelled(task: Task, labels: Sequence[int], seed: int) -> Task:
+    """The task with these labels on its first len(labels) demonstrations in the order of `seed`.
+
+    Args:
+        task: any task.
+        labels: what each of them is shown with, first to last.
+        seed: as in Task.demonstrations.
+
+    Raises:
+        TaskError: more labels than training examples.
+        ValueError: a label that is not the number of an answer.
+    """
+    if len(labels) > len(task.train):
+        raise TaskError(f"labels holds {len(labels)}; task {task.name} has {len(task.train)} training examples")
+    if odd := [y for y in labels if y not in range(len(task.answers))]:
+        raise ValueError(f"labels holds {odd[0]!r}; task {task.name} has labels 0 to {len(task.answers) - 1}")
+    new = [example.label for example in task.train]
+    for i, label in zip(shuffled(len(task.train), seed), labels, strict=False):
+        new[i] = label
+    return _relabelled(task, new)
+
+
 def partly_right(task: Task, k: int, seed: int, right: int) -> Task:
     """The task with the labels of its first k demonstrations in the order of `seed` right so many times.
 
@@ -81,12 +103,11 @@ def partly_right(task: Task, k: int, seed: int, right: int) -> Task:
     """
     if not 0 <= right <= k:
         raise ValueError(f"right is {right}; accepted are 0 to k = {k}")
-    task.demonstrations(k, seed)  # raises where k is bad
+    labels = [example.label for example in task.demonstrations(k, seed)]
     rng, classes = np.random.default_rng(seed), len(task.answers)
-    labels = [example.label for example in task.train]
-    for i in rng.permutation(shuffled(len(task.train), seed)[:k])[right:]:
+    for i in rng.permutation(k)[right:]:
         labels[i] = int(labels[i] + rng.integers(1, classes)) % classes
-    return _relabelled(task, labels)
+    return relabelled(task, labels, seed)
 
 
 def with_arbitrary_answers(task: Task) -> Task:

@@ -19,6 +19,7 @@ from iclnb.tasks.variants import (
     partly_right,
     permuted,
     random_labels,
+    relabelled,
     with_arbitrary_answers,
 )
 
@@ -50,6 +51,19 @@ def test_balanced_says_which_class_is_too_small(task):
         balanced(task, 41, seed=1)
     with pytest.raises(TaskError, match="k is -1"):
         balanced(task, -1, seed=1)
+
+
+def test_relabelled_changes_the_first_demonstrations_of_one_order(task):
+    before = task.demonstrations(40, seed=7)
+    after = relabelled(task, [3, 3, 0], seed=7)
+    assert [example.label for example in after.demonstrations(3, seed=7)] == [3, 3, 0]
+    assert [example.text for example in after.demonstrations(40, seed=7)] == [example.text for example in before]
+    assert after.demonstrations(40, seed=7)[3:] == before[3:]
+    assert relabelled(task, [example.label for example in before], seed=7) == task == relabelled(task, [], seed=7)
+    with pytest.raises(ValueError, match="labels holds 4; task agnews has labels 0 to 3"):
+        relabelled(task, [0, 4], seed=7)
+    with pytest.raises(TaskError, match="labels holds 41; task agnews has 40"):
+        relabelled(task, [0] * 41, seed=7)
 
 
 def test_permuted_maps_every_label_and_nothing_else(task):
