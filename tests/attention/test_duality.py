@@ -77,6 +77,13 @@ def test_only_the_sequential_order_depends_on_the_order_of_examples():
     assert moved["batch"] < 1e-12 < 1e-3 < moved["sequential"]
 
 
+def test_sequential_errors_solve_a_triangular_system():
+    W0, X, Y = problem(6, 4, 3, "squared")
+    _, E = duality.gradient_descent(W0, X, Y, 0.1, order="sequential")
+    left = torch.eye(6, dtype=torch.float64) + 0.1 * (X @ X.T).tril(-1)
+    agree(E, torch.linalg.solve(left, -0.1 * (X @ W0.T - Y)))
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [

@@ -32,7 +32,9 @@ def assert_agree(atol: float = 1e-10, **ways: Tensor) -> None:
     print(f"{' = '.join(ways)}, shape {tuple(a.shape)}, to {atol:g}")
 
 
-def exercise(name: str, shape: str, praise: str) -> Callable[[Callable[[], Case]], Callable]:
+def exercise(
+    name: str, shape: str, praise: str, also: Callable[[Callable], str | None] | None = None
+) -> Callable[[Callable[[], Case]], Callable]:
     """Makes the check of an exercise out of a generator of inputs, the right result, and known mistakes.
 
     The generator yields `inputs, right` first: what to call the reader's function with, and what it should return. Then
@@ -43,6 +45,7 @@ def exercise(name: str, shape: str, praise: str) -> Callable[[Callable[[], Case]
         name: what the result is called in the exercise.
         shape: its shape in letters, such as "(N, d_out)".
         praise: what a right answer is told.
+        also: a last look at a function whose numbers are all right; what is wrong with how it works, or None.
 
     Returns:
         A function of the reader's function that prints one line, "Right: ..." or "Not yet: ...". It never raises
@@ -52,6 +55,8 @@ def exercise(name: str, shape: str, praise: str) -> Callable[[Callable[[], Case]
     def make(case: Callable[[], Case]) -> Callable[[Callable], None]:
         def check(answer: Callable) -> None:
             fault = grade(answer, name, shape, *case())
+            if fault is None and also:
+                fault = also(answer)
             print(f"Right: {praise}." if fault is None else f"Not yet: {fault}.")
 
         update_wrapper(check, case)

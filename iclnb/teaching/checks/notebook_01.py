@@ -1,6 +1,8 @@
 """Checks of the exercises in 01_attention_is_gradient_descent."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from iclnb.attention import duality, linear_attention
 from iclnb.teaching.checks.core import Case, exercise, randn
@@ -22,7 +24,40 @@ def cross_entropy_errors() -> Case:
     yield over_examples, "your softmax runs over the examples (dim 0); it belongs over the classes (dim 1)"
 
 
-@exercise("E", "(N, d_out)", "sequential descent is strictly causal linear attention over the earlier error signals")
+class _Made(TorchDispatchMode):
+    """While it is entered, keeps every tensor that torch makes, copies and views of `given` left out."""
+
+    def __init__(self, given: torch.Tensor):
+        super().__init__()
+        self.given, self.tensors = given, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        is_copy = func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten._to_copy)
+        new = (x for x in tree_leaves(made) if isinstance(x, torch.Tensor) and not is_copy)
+        self.tensors += [x for x in new if x.untyped_storage().data_ptr() != self.given.untyped_storage().data_ptr()]
+        return made
+
+
+def makes_weights(answer) -> str | None:
+    """Whether a function of (W0, X, Y, lr) makes a matrix of the size of W0, which no other matrix has here."""
+    W0, X, Y = randn(5, 7, seed=2), randn(4, 7, seed=3), randn(4, 5, seed=4)  # (d_out, d_in), (N, d_in), (N, d_out)
+    with _Made(W0) as made:
+        try:
+            answer(W0, X, Y, 0.2)
+        except Exception:  # it was right for other sizes, and this is only a second look
+            return None
+    if any(set(x.shape[-2:]) == {5, 7} for x in made.tensors):
+        return "the numbers are right, but a weight matrix, (d_out, d_in), is made; inner products of inputs are enough"
+    return None
+
+
+@exercise(
+    "E",
+    "(N, d_out)",
+    "sequential descent is strictly causal linear attention over the earlier error signals",
+    also=makes_weights,
+)
 def sequential_errors() -> Case:
     """Checks E of one-at-a-time descent on squared loss, given (W0 (d_out, d_in), X (N, d_in), Y (N, d_out), lr)."""
     W0, X, Y, lr = randn(2, 3, seed=2), randn(4, 3, seed=3), randn(4, 2, seed=4), 0.2

@@ -19,6 +19,21 @@ def descend(W0, X, Y, lr, keys=lambda i: slice(0, i), sign=1, use_batch=False):
     return E
 
 
+def train(W0, X, Y, lr):
+    W, E = W0.clone(), []
+    for x, y in zip(X, Y, strict=True):
+        E.append(-lr * (W @ x - y))
+        W += torch.outer(E[-1], x)
+    return torch.stack(E)
+
+
+def sum_of_outer_products(W0, X, Y, lr):
+    E = torch.zeros_like(Y)
+    for i in range(len(X)):
+        E[i] = -lr * ((W0 + E[:i].T @ X[:i]) @ X[i] - Y[i])
+    return E
+
+
 MISTAKES = [
     (checks.cross_entropy_errors, lambda Y, c, lr: lr * (Y.softmax(1) - one_hot(c)), "the sign is wrong"),
     (checks.cross_entropy_errors, lambda Y, c, lr: Y.softmax(1) - one_hot(c), "the gradient itself"),
@@ -39,6 +54,8 @@ MISTAKES = [
     ),
     (checks.sequential_errors, lambda W0, X, Y, lr: -descend(W0, X, Y, lr) / lr, "these are the gradients"),
     (checks.sequential_errors, lambda W0, X, Y, lr: descend(W0, X, Y, lr).T, "transposed shape, (2, 4)"),
+    (checks.sequential_errors, train, "a weight matrix, (d_out, d_in), is made"),
+    (checks.sequential_errors, sum_of_outer_products, "a weight matrix, (d_out, d_in), is made"),
     (checks.sequential_errors, lambda *a: descend(*a, keys=lambda i: slice(i - 1, i)), "E[2] is the first part"),
     (checks.implied_targets, lambda W, K, V, lr: V / lr, "what the layer says already"),
     (checks.implied_targets, lambda W, K, V, lr: K @ W.T + lr * V, "you multiplied by lr"),
