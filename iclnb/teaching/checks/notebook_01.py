@@ -25,18 +25,23 @@ def cross_entropy_errors() -> Case:
 
 
 class _Made(TorchDispatchMode):
-    """While it is entered, keeps every tensor that torch makes, copies and views of `given` left out."""
+    """While it is entered, keeps every tensor that torch makes or changes, but for copies and views of `given`."""
 
     def __init__(self, given: torch.Tensor):
         super().__init__()
-        self.given, self.tensors = given, []
+        self.copies, self.tensors = [given.untyped_storage()], []  # held, so that no address is used again
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        is_copy = func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten._to_copy)
-        new = (x for x in tree_leaves(made) if isinstance(x, torch.Tensor) and not is_copy)
-        self.tensors += [x for x in new if x.untyped_storage().data_ptr() != self.given.untyped_storage().data_ptr()]
-        return made
+        result = func(*args, **(kwargs or {}))
+        for x in (x for x in tree_leaves(result) if isinstance(x, torch.Tensor)):
+            if func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten._to_copy) and self.is_copy(args[0]):
+                self.copies.append(x.untyped_storage())
+            elif func._schema.is_mutable or not self.is_copy(x):
+                self.tensors.append(x)
+        return result
+
+    def is_copy(self, x: torch.Tensor) -> bool:
+        return x.untyped_storage().data_ptr() in {storage.data_ptr() for storage in self.copies}
 
 
 def makes_weights(answer) -> str | None:
