@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save as serialise
 
 from iclnb.labs import constructed_descent, ginc, induction, regression
-from iclnb.model.checkpoints import save
+from iclnb.model.checkpoints import load_model, save
 from iclnb.paths import write_whole
 from iclnb.training.loop import write_record
 
@@ -46,16 +46,20 @@ def heads(options: argparse.Namespace) -> None:
 
 def readers(options: argparse.Namespace) -> None:
     """Lab e: the GPTs of three kinds of pretraining, as records and curves, and the first as a model."""
-    out, curves = options.out, []
+    out, curves, gains = options.out, [], []
     training = out.with_name(f"{out.name}.training")  # checkpoints: a stopped run goes on from them
     for kind in ginc.PRETRAINING:
         name = kind.replace(" ", "_")
         model, record = ginc.train_gpt(kind, seed=options.seed, folder=training / name, checkpoint_every=50)
         write_record(record, out / f"{name}.csv")
-        curves += [{"pretraining": kind} | row for row in ginc.icl_curves(model, seed=options.seed)]
         if kind == "mixture":
             save(model, None, out, torch.float16)
+            model = load_model(out, torch.device("cpu"), torch.float32)  # as it is stored
+        for k in ginc.LENGTHS_OF_EXAMPLES if kind == "mixture" else [ginc.ABLATED_LENGTH]:
+            curve, gain = ginc.icl_records(kind, k, *ginc.icl_answers(model, k))
+            curves, gains = [*curves, *curve], [*gains, gain]
     write_record(curves, out / "curves.csv")
+    write_record(gains, out / "gains.csv")
     shutil.rmtree(training)
 
 

@@ -10,8 +10,8 @@ Source: Xie et al. 2022, section 4 and appendix F, and the code released with it
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iclnb import intervals
 from iclnb.labs import at_least
 from iclnb.labs.hmm import Mixture, choose, predict, sample
 from iclnb.model.gpt import GPT, GPTConfig
@@ -120,12 +121,25 @@ class Prompts:
         answer: p(last token | the k - 1 tokens before it, concept, first property), (B, N + 1, V). The task is to say
             its most probable token.
         asked: the position before the last token of each example, (N + 1,) int64: what is predicted there, counts.
+        k: length of the examples.
     """
 
     tokens: Tensor
     concept: Tensor
     answer: Tensor
     asked: Tensor
+    k: int
+
+    @property
+    def examples(self) -> Tensor:
+        """The examples without their delimiters, (B, N + 1, k); the last is the query, with the token to predict."""
+        return self.tokens.view(len(self.tokens), -1, self.k + 1)[..., :-1]
+
+    def with_demonstrations(self, examples: Tensor) -> "Prompts":
+        """The last queries once more, after other demonstrations (B, n, k): n may be 0. Nothing else is asked."""
+        rows = torch.cat([examples, self.examples[:, -1:]], 1)  # (B, n + 1, k)
+        tokens = F.pad(rows, (0, 1), value=DELIMITER).flatten(1)  # (B, (n + 1) * (k + 1))
+        return replace(self, tokens=tokens, answer=self.answer[:, -1:], asked=torch.tensor([tokens.shape[1] - 3]))
 
 
 def prompts(world: Ginc, B: int, examples: int, k: int, generator: torch.Generator) -> Prompts:
@@ -159,12 +173,12 @@ def prompts(world: Ginc, B: int, examples: int, k: int, generator: torch.Generat
         v = choose(world.entity[v], generator)  # (B, M)
         s = choose(property.gather(2, s[..., None, None].expand(B, M, 1, N)).squeeze(2), generator)  # (B, M)
         tokens.append(world.memory[v, s])
-    answer = last_token(world, torch.stack(tokens[:-1], -1), concept, first)  # (B, M, V)
+    answer, _ = last_token(world, torch.stack(tokens[:-1], -1), concept, first)  # (B, M, V)
     rows = torch.stack([*tokens, torch.full((B, M), DELIMITER)], -1)  # (B, M, k + 1)
-    return Prompts(rows.flatten(1), concept, answer, torch.arange(M) * (k + 1) + k - 2)
+    return Prompts(rows.flatten(1), concept, answer, torch.arange(M) * (k + 1) + k - 2, k)
 
 
-def last_token(world: Ginc, x: Tensor, concept: Tensor, first: Tensor) -> Tensor:
+def last_token(world: Ginc, x: Tensor, concept: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
     """p(next token | x, concept, first property), every first entity being as probable, by the forward algorithm.
 
     Args:
@@ -172,15 +186,19 @@ def last_token(world: Ginc, x: Tensor, concept: Tensor, first: Tensor) -> Tensor
         concept, first: of each prompt, (B,).
 
     Returns:
-        (B, M, V) float64.
+        That, (B, M, V) float64, and log p(x | concept, first property), (B, M): minus infinity where x is impossible,
+        and every next token there has probability 0.
     """
     shows = torch.nn.functional.one_hot(world.memory, VOCABULARY).double()  # (N, N, V)
     forward = torch.nn.functional.one_hot(first, N).double()[:, None, None, :] / N  # (B, 1, 1, N): p(entity, property)
+    log_prob = 0.0
     for token in x.unbind(-1):  # (B, M) each
         forward = forward * shows.permute(2, 0, 1)[token]  # (B, M, N, N)
-        forward = forward / forward.sum((2, 3), keepdim=True)
+        mass = forward.sum((2, 3))  # (B, M): p(token | those before it)
+        log_prob = log_prob + mass.log()  # (B, M)
+        forward = forward / mass.clamp(min=1e-300)[..., None, None]
         forward = torch.einsum("bmvs,vw,bst->bmwt", forward, world.entity, world.property[concept])  # (B, M, N, N)
-    return torch.einsum("bmvs,vst->bmt", forward, shows)  # (B, M, V)
+    return torch.einsum("bmvs,vst->bmt", forward, shows), log_prob  # (B, M, V), (B, M)
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
@@ -189,6 +207,26 @@ def last_token(world: Ginc, x: Tensor, concept: Tensor, first: Tensor) -> Tensor
 def bayes_predictions(mixture: Mixture, asked: Prompts) -> Tensor:
     """What the Bayes predictor of a mixture says where prompts ask, (B, N + 1, V)."""
     return predict(mixture, asked.tokens).next_token[:, asked.asked]  # (B, N + 1, V)
+
+
+def prompt_aware_predictions(world: Ginc, asked: Prompts) -> Tensor:
+    """What a Bayes predictor says that knows how prompts are made, (B, N + 1, V).
+
+    Examples start afresh after a delimiter, with one property; it infers which, and the concept. An example is evidence
+    about this pair, and independent of the others.
+    """
+    x, last = asked.examples.split([asked.k - 1, 1], -1)  # (B, N + 1, k - 1), (B, N + 1, 1)
+    answers, queries, before = [], [], []  # of each pair of a concept and a first property
+    for concept, first in product(range(len(world.property)), range(1, N)):
+        pair = (torch.full((len(x),), number) for number in (concept, first))
+        answer, query = last_token(world, x, *pair)  # (B, N + 1, V), (B, N + 1)
+        example = query + answer.gather(-1, last).squeeze(-1).log()  # (B, N + 1) log p(example | pair)
+        before.append(F.pad(example.cumsum(1)[:, :-1], (1, 0)))  # (B, N + 1) of the n demonstrations
+        answers.append(answer)
+        queries.append(query)
+    posterior = (torch.stack(before) + torch.stack(queries)).softmax(0)  # (pairs, B, N + 1)
+    predictions = torch.einsum("pbm,pbmv->bmv", posterior, torch.stack(answers))  # (B, N + 1, V)
+    return predictions[:, -len(asked.asked) :]  # of the last query alone, where no other is asked
 
 
 @torch.no_grad()
@@ -208,8 +246,10 @@ def correct(predictions: Tensor, asked: Prompts) -> Tensor:
 SHAPE = {"n_layer": 4, "n_head": 3, "n_embd": 96, "n_positions": 1024, "positions": "rotary"}
 BATCH, LENGTH = 6, 384  # documents a step, tokens a document
 # What pretraining shows, and for how many steps; the two ablations have less to learn.
-PRETRAINING = {"mixture": 1500, "one concept": 150, "random transitions": 50}
+PRETRAINING = {"mixture": 1500, "one concept": 500, "random transitions": 50}
 LENGTHS_OF_EXAMPLES = (3, 5, 8, 10)  # k, as in Xie et al.
+ABLATED_LENGTH = 5  # k of the prompts that all three kinds of pretraining are compared on
+NUMBERS_OF_EXAMPLES = (0, 1, 2, 4, 8, 16, 32)  # n, as in Xie et al.
 HELD_OUT = 10_000_000  # a step that training never reaches, whose documents measure it
 
 
@@ -288,11 +328,34 @@ def train_gpt(kind: str, steps: int | None = None, seed: int = 0, folder: Path |
     return model, record
 
 
-def icl_curves(model: GPT, B: int = 200, examples: int = 32, seed: int = 0) -> list[dict[str, float]]:
-    """Accuracy in context over the number n and the length k of examples, as rows of k, n and accuracy in [0, 1]."""
-    rows = []
-    for k in LENGTHS_OF_EXAMPLES:
-        asked = prompts(ginc(), B, examples, k, torch.Generator().manual_seed(seed))
-        accuracy = correct(gpt_predictions(model, asked), asked).double().mean(0)  # (examples + 1,)
-        rows += [{"k": k, "n": n, "accuracy": x} for n, x in enumerate(accuracy.tolist())]
-    return rows
+def icl_answers(model: GPT, k: int, B: int = 2500) -> tuple[Tensor, Tensor]:
+    """Whether a GPT answers prompts rightly after 0, 1, ... 32 demonstrations, (B, 33) bool, and their concepts (B,).
+
+    The prompts are the same for all models. B is Xie et al.'s (appendix F.1).
+    """
+    parts = []
+    for part in range(0, B, 500):  # memory for no more
+        asked = prompts(ginc(), min(500, B - part), 32, k, torch.Generator().manual_seed(1000 * k + part))
+        parts.append((correct(gpt_predictions(model, asked), asked), asked.concept))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def icl_records(kind: str, k: int, right: Tensor, concept: Tensor) -> tuple[list[dict], dict]:
+    """Records of learning in context by one training.
+
+    Args:
+        kind: one of PRETRAINING.
+        k: length of the examples.
+        right, concept: as `icl_answers` gives them.
+
+    Returns:
+        A row for each n: accuracy in [0, 1] on all prompts, on those of concept 0, and on the others. And the gain, the
+        mean accuracy after 16 to 32 demonstrations minus that after none, with its interval over prompts.
+    """
+    run = {"pretraining": kind, "k": k}
+    groups = {"accuracy": concept >= 0, "of_concept_0": concept == 0, "of_others": concept > 0}
+    curve = [
+        run | {"n": n} | {name: right[group, n].double().mean().item() for name, group in groups.items()}
+        for n in NUMBERS_OF_EXAMPLES
+    ]
+    return curve, run | intervals.difference(right[:, 16:].double().mean(1), right[:, 0]).entry()

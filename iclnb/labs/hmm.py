@@ -48,6 +48,13 @@ class Mixture:
                     f"{name} is not stochastic: its smallest entry is {p.min():g} and a row sums to {worst:.10g}"
                 )
 
+    def alone(self, concept: int) -> "Mixture":
+        """The HMM of one concept, as a mixture of one."""
+        one = slice(concept, concept + 1)
+        return replace(
+            self, prior=torch.ones_like(self.prior[one]), start=self.start[one], transition=self.transition[one]
+        )
+
     def smoothed(self, epsilon: float) -> "Mixture":
         """The mixture in which every step goes to a uniformly drawn state with probability epsilon.
 

@@ -157,11 +157,8 @@ def released(iclnb_data):
 def test_the_released_text_is_of_these_concepts_and_no_others(released):
     """Each document has probability zero, but for one of the first five of ten concepts."""
     ten = lab.ginc(concepts=10).mixture()
-    alone = [
-        hmm.Mixture(torch.ones(1).double(), s[None], A[None], ten.emission)
-        for s, A in zip(ten.start, ten.transition, strict=True)
-    ]
-    possible = torch.stack([hmm.predict(one, released).log_prob.isfinite() for one in alone], 1)  # (100, 10)
+    alone = [hmm.predict(ten.alone(concept), released).log_prob for concept in range(10)]  # (100,) each
+    possible = torch.stack(alone, 1).isfinite()  # (100, 10)
     assert (possible.sum(1) == 1).all()
     assert (possible.sum(0)[:5] > 5).all() and possible[:, 5:].sum() == 0
 
@@ -183,9 +180,24 @@ def test_our_documents_have_the_statistics_of_the_released_ones(released, world)
     assert (delimiters[0].mean() - delimiters[1].mean()).abs() < 3 * error
 
 
+def stored_pairs():
+    return torch.from_numpy(pd.read_csv(FOLDER / "released.csv", index_col="first").to_numpy())  # (50, 50)
+
+
 def test_the_stored_counts_are_of_the_released_text(released):
-    stored = pd.read_csv(FOLDER / "released.csv").set_index("token")["count"].to_dict()
-    assert stored == Counter(lab.WORDS[i] for i in released.flatten().tolist())
+    expected = Counter(zip(released[:, :-1].flatten().tolist(), released[:, 1:].flatten().tolist(), strict=True))
+    assert {tuple(pair): stored_pairs()[tuple(pair)].item() for pair in stored_pairs().nonzero().tolist()} == expected
+
+
+def test_pairs_of_tokens_tell_these_concepts_from_others(world):
+    def likeness(change):
+        tokens, _ = hmm.sample(change.mixture(), 60, 400, generator())
+        pairs = torch.bincount((50 * tokens[:, :-1] + tokens[:, 1:]).flatten(), minlength=2500)
+        return torch.corrcoef(torch.stack([pairs, stored_pairs().flatten()]).double())[0, 1].item()
+
+    assert likeness(world) > 0.95
+    others = replace(world, property=lab.ginc(seed=2222).property)
+    assert max(likeness(change) for change in (others, lab.one_concept(world), lab.random_transitions(world))) < 0.8
 
 
 # -------------------------------------------------------------------------------------------------------------- prompts
@@ -221,12 +233,47 @@ def test_the_answer_is_what_the_hmm_of_the_concept_says(world):
     assert (asked.answer.gather(-1, rows[..., k - 1 : k]) > 0).all(), "the token that was drawn is possible"
 
 
+def test_the_prompt_aware_predictor_is_bayes_rule_over_concepts_and_first_properties(world):
+    """By the dense forward algorithm over all 100 states, example by example, and Bayes' rule in plain numbers."""
+    k, C, mixture = 3, 5, world.mixture()
+    asked = lab.prompts(world, 6, 2, k, generator(4))
+    evidence, answers = np.zeros((6, 3, C, 9)), np.zeros((6, 3, C, 9, 50))  # p(example), p(last token | those before)
+    started = np.zeros((6, 3, C, 9))  # p(example without its last token)
+    for c, first, m in itertools.product(range(C), range(1, 10), range(3)):
+        start = torch.zeros(1, 10, 10, dtype=torch.float64)
+        start[0, :, first] = 0.1
+        one = replace(mixture.alone(c), start=start.flatten(1))
+        whole, query = (hmm.predict(one, asked.examples[:, m, :length]) for length in (k, k - 1))
+        evidence[:, m, c, first - 1], started[:, m, c, first - 1] = whole.log_prob.exp(), query.log_prob.exp()
+        answers[:, m, c, first - 1] = query.next_token[:, -1].nan_to_num()
+    for n in range(3):
+        weight = evidence[:, :n].prod(1) * started[:, n]  # (6, C, 9)
+        expected = (weight[..., None] * answers[:, n]).sum((1, 2)) / weight.sum((1, 2))[:, None]
+        np.testing.assert_allclose(lab.prompt_aware_predictions(world, asked)[:, n], expected, atol=1e-12)
+
+
+def test_a_query_can_be_asked_after_other_demonstrations(world):
+    asked = lab.prompts(world, 20, 6, 4, generator(5))
+    own = asked.examples[:, :-1]  # (20, 6, 4)
+    again = asked.with_demonstrations(own)
+    assert torch.equal(again.tokens, asked.tokens) and torch.equal(again.answer, asked.answer[:, -1:])
+    reader = world.mixture().smoothed(0.01)
+    torch.testing.assert_close(lab.bayes_predictions(reader, again), lab.bayes_predictions(reader, asked)[:, -1:])
+    aware = lab.prompt_aware_predictions(world, asked)[:, -1:]
+    shuffled = asked.with_demonstrations(own[:, torch.randperm(6, generator=generator())])
+    torch.testing.assert_close(lab.prompt_aware_predictions(world, shuffled), aware)  # order does not count
+    alone = asked.with_demonstrations(own[:, :0])
+    assert torch.equal(alone.tokens, asked.tokens[:, -5:]) and alone.asked.tolist() == [2]
+
+
 def test_accuracy_of_the_answer_itself_is_one_and_of_the_ablations_low(world):
     asked = lab.prompts(world, 300, 8, 3, generator())
     assert lab.correct(asked.answer, asked).all()
     full = lab.bayes_predictions(world.mixture().smoothed(1e-3), asked)
     accuracy = lab.correct(full, asked).double().mean(0)  # (9,)
     assert accuracy[4:].mean() > accuracy[0] + 0.08, "the Bayes predictor learns in context"
+    aware = lab.correct(lab.prompt_aware_predictions(world, asked), asked).double().mean(0)  # (9,)
+    assert aware[2:].min() > 0.95 > accuracy.max() + 0.1, "and more so if it knows how prompts are made"
     for ablated in (lab.one_concept(world), lab.random_transitions(world)):
         accuracy = lab.correct(lab.bayes_predictions(ablated.mixture().smoothed(1e-3), asked), asked).double().mean(0)
         assert accuracy[4:].mean() < accuracy[0] + 0.03 and accuracy.max() < 0.45, "and the ablations do not"
@@ -255,11 +302,21 @@ def test_the_command_stores_what_the_notebook_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "PRETRAINING", dict.fromkeys(lab.PRETRAINING, 1))
     monkeypatch.setattr(lab, "LENGTH", 8)
     monkeypatch.setattr(lab, "SHAPE", lab.SHAPE | {"n_layer": 1, "n_head": 1, "n_embd": 8})
-    monkeypatch.setattr(lab.icl_curves, "__defaults__", (2, 1, 0))
+    monkeypatch.setattr(lab.icl_answers, "__defaults__", (2,))
     script("labs").main(["e", "--out", str(tmp_path / "e")])
     stored, ours = {file.name for file in (tmp_path / "e").iterdir()}, {file.name for file in FOLDER.iterdir()}
     assert stored == ours - {"README.md", "released.csv", "published.csv"}
     assert list(tmp_path.iterdir()) == [tmp_path / "e"], "no checkpoint is left"
+
+
+def test_records_of_learning_in_context_are_means_over_prompts():
+    right = torch.zeros(4, 33, dtype=torch.bool)
+    right[:2, 8:] = right[2, 0] = True
+    curve, gain = lab.icl_records("mixture", 5, right, torch.tensor([0, 1, 2, 0]))
+    assert [row["n"] for row in curve] == [0, 1, 2, 4, 8, 16, 32]
+    assert curve[0] == {"pretraining": "mixture", "k": 5, "n": 0, "accuracy": 0.25, "of_concept_0": 0, "of_others": 0.5}
+    assert curve[-1]["accuracy"] == curve[-1]["of_concept_0"] == curve[-1]["of_others"] == 0.5
+    assert gain["mean"] == pytest.approx((1 + 1 - 1 + 0) / 4) and gain["low"] < gain["mean"] < gain["high"]
 
 
 def test_records_are_small():
