@@ -22,9 +22,14 @@ def concept_posterior() -> Case:
     long = 5 * log_likelihood - 2000  # of documents of 1,000 tokens: likelihoods that no float64 holds
     fails = "right for short documents, but exp underflows for long ones; stay in logarithms and use softmax"
     yield (prior, long), (prior.log() + long).softmax(1), fails
+    unlike = log_likelihood + torch.tensor([[-10.0], [-5000.0], [-300.0], [-900.0]])  # documents of unlike length
+    fails = (
+        "right for documents of one length, but beside a short one exp underflows for a long one; shift each row alone"
+    )
+    yield (prior, unlike), (prior.log() + unlike).softmax(1), fails
 
 
-@exercise("the new beliefs", "(C, K)", "move, weigh, normalise: that is the whole algorithm")
+@exercise("the table of new beliefs", "(C, K)", "move, weigh, normalise: that is the whole algorithm")
 def forward_step() -> Case:
     """Checks one step of the forward algorithm, (C, K), given forward (C, K), transition (C, K, K) and shows (K,)."""
     forward, transition = randn(2, 3, seed=31).exp(), randn(2, 3, 3, seed=32).exp()
@@ -45,18 +50,3 @@ def forward_step() -> Case:
     yield normalised(backwards * shows), "the transitions run backwards: row k is the state before, column l after"
     yield normalised(early), "you weighed by the token before the step; the state after it shows the new token"
     yield by_concept, "you normalised within each concept; that forgets which concept explains the document better"
-
-
-@exercise("the distance", "(B,)", "0 for equal, 1 for disjoint distributions")
-def total_variation() -> Case:
-    """Checks the total variation distance, (B,), of distributions p and q, each (B, V)."""
-    p, q = randn(4, 5, seed=33).softmax(1), randn(4, 5, seed=34).softmax(1)
-    difference = (p - q).abs()  # (B, V)
-    yield (p, q), difference.sum(1) / 2
-    yield difference.sum(1), "the half is missing: mass that moves is counted where it leaves and where it arrives"
-    yield difference.mean(1) / 2, "you took the mean over tokens; take the sum"
-    yield difference.mean(1), "you took the mean over tokens; take half the sum"
-    yield (p - q).sum(1) / 2, "the absolute value is missing, so that the differences cancel"
-    yield (p - q).square().sum(1).sqrt(), "this is the Euclidean distance"
-    yield difference.max(1).values, "this is the largest single difference; half of all differences together was asked"
-    yield (p * (p / q).log()).sum(1), "this is the KL divergence"
