@@ -16,6 +16,7 @@ from iclnb.intervals import Estimate, mean
 PALETTE = sns.color_palette("colorblind")  # "C0", "C1", ... in every figure
 COLOURS = {"ICL": PALETTE[0], "FT": PALETTE[1], "ZSL": PALETTE[7], "control": PALETTE[2]}  # the same in every notebook
 DIVERGING = "RdBu_r"  # for numbers with a sign: red is positive, blue is negative, white is zero
+SEQUENTIAL = "Blues"  # for numbers without one, such as shares: white is zero
 WIDTH = 7.5  # inches; a figure as wide as the page is (WIDTH, its height)
 
 
@@ -69,7 +70,15 @@ def show(fig: Figure, alt: str) -> None:
     display(data, raw=True)
 
 
-def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "", limit: float | None = None) -> None:
+def heatmap(
+    ax: Axes,
+    values: Tensor,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    limit: float | None = None,
+    signed: bool = True,
+) -> None:
     """Draws a small matrix as coloured cells with its numbers written in, white at zero.
 
     Args:
@@ -78,6 +87,7 @@ def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "",
         xlabel, ylabel: what a column and a row is.
         title: what the matrix is.
         limit: the value of the darkest colour; None is the largest absolute value.
+        signed: False where no number can be negative, which then has no colour.
     """
     limit = limit or float(values.abs().max())
     sns.heatmap(
@@ -86,8 +96,8 @@ def heatmap(ax: Axes, values: Tensor, xlabel: str, ylabel: str, title: str = "",
         annot=True,
         fmt=".2f",
         annot_kws={"fontsize": 8 if values.shape[1] <= 10 else 6},  # two of them must not touch
-        cmap=DIVERGING,
-        vmin=-limit,
+        cmap=DIVERGING if signed else SEQUENTIAL,
+        vmin=-limit if signed else 0,
         vmax=limit,
         cbar=False,
         square=True,

@@ -69,6 +69,14 @@ def test_heatmap_writes_every_number_and_is_white_at_zero():
     plt.close(fig)
 
 
+def test_heatmap_of_shares_has_one_colour():
+    fig, ax = plt.subplots()
+    plots.heatmap(ax, torch.tensor([[0.0, 0.5, 1.0]]), "column", "row", limit=1, signed=False)
+    red, _, blue = ax.collections[0].to_rgba(torch.tensor([0.0, 0.5, 1.0]).numpy())[:, :3].T
+    assert red[0] > 0.95 and (red[:-1] > red[1:]).all() and (blue >= red).all()
+    plt.close(fig)
+
+
 def test_estimates_stand_at_their_numbers_beside_each_other():
     series = {"ICL": [Estimate(2, 1, 4), Estimate(6, 5, 7)], "other": [Estimate(3, 0, 3.5), Estimate(1, 1, 1)]}
     fig = plots.estimates(["a", "b"], series, "accuracy, %", dashed=[2.5, 0.5])
