@@ -19,7 +19,7 @@ from iclnb.teaching.checks.notebook_01 import (
     sequential_errors,
 )
 from iclnb.teaching.checks.notebook_02 import first_order_attention, forget_demonstrations
-from iclnb.teaching.checks.notebook_03 import calibrated, label_bias, order_ensemble
+from iclnb.teaching.checks.notebook_03 import calibrated, label_bias
 from iclnb.teaching.checks.notebook_04 import answer_loss, flattery, keys_values_step
 from iclnb.teaching.checks.notebook_05 import mean_logits, recall_to_icl
 from iclnb.teaching.checks.notebook_06 import layer_causal_gradients, random_direction

@@ -27,7 +27,8 @@ def label_bias() -> Case:
 @exercise("q", "(n, classes)", "an answer that the model gives to anything at all now has to earn it")
 def calibrated() -> Case:
     """Checks contextual calibration, given (log_probs (n, classes), bias (m, classes))."""
-    log_probs, bias = randn(5, 3, seed=31) - 3, 2 * randn(2, 3, seed=32) - 4  # (n, classes), (m, classes)
+    log_probs, bias = randn(5, 3, seed=31) - 3, 2 * randn(2, 3, seed=32)  # (n, classes), (m, classes)
+    bias = bias.log_softmax(-1) - 4  # (m, classes); rows of one sum, so that the mean may come before or after dividing
     p, free = log_probs.softmax(-1), bias.softmax(-1)  # (n, classes), (m, classes)
 
     def whole(q: Tensor) -> Tensor:
@@ -35,20 +36,7 @@ def calibrated() -> Case:
 
     yield (log_probs, bias), contextual(log_probs, bias)
     yield p / free.mean(0), "the rows do not sum to 1; divide each by its sum at the end"
-    yield whole(log_probs.exp() / bias.exp().mean(0)), "bring each row of `bias` to sum 1 before you take the mean"
     yield whole(p / bias.mean(0).softmax(-1)), "you took the mean of log-probabilities; it belongs on probabilities"
     yield whole(p * free.mean(0)), "you multiplied by the bias; what the model says without content is divided out"
     yield p, "this is not calibrated yet: nothing of `bias` is in it"
     yield whole(p - free.mean(0)), "you subtracted the bias from the probabilities; divide by it"
-
-
-@exercise("the mean probability", "(n, classes)", "each order has one vote, as strong as it is sure")
-def order_ensemble() -> Case:
-    """Checks the mean over orders of the answers' probabilities, given (log_probs (S, n, classes))."""
-    log_probs = 2 * randn(4, 5, 3, seed=33) - 3  # (S, n, classes)
-    yield (log_probs,), log_probs.softmax(-1).mean(0)  # (n, classes)
-    yield log_probs.mean(0).softmax(-1), "you took the mean of log-probabilities; it belongs on probabilities"
-    yield log_probs.exp().mean(0), "bring each row to sum 1 over the answers before you take the mean"
-    yield log_probs.softmax(0).mean(0), "your softmax runs over the orders (dim 0); it belongs over the answers"
-    yield log_probs.softmax(1).mean(0), "your softmax runs over the examples (dim 1); it belongs over the answers"
-    yield log_probs.softmax(-1).sum(0), "this is the sum over orders; take the mean"

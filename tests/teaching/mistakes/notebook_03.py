@@ -24,14 +24,8 @@ MISTAKES = [
     ),
     (checks.label_bias, lambda p, y, c: share(p, 0) - share(y, 0), "has shape (3,)"),  # bincount without minlength
     (checks.calibrated, lambda x, b: x.softmax(-1) / b.softmax(-1).mean(0), "the rows do not sum to 1"),
-    (checks.calibrated, lambda x, b: whole(x.exp() / b.exp().mean(0)), "bring each row of `bias` to sum 1"),
     (checks.calibrated, lambda x, b: (x - b.mean(0)).softmax(-1), "the mean of log-probabilities"),
     (checks.calibrated, lambda x, b: whole(x.softmax(-1) * b.softmax(-1).mean(0)), "you multiplied by the bias"),
     (checks.calibrated, lambda x, b: x.softmax(-1), "not calibrated yet"),
     (checks.calibrated, lambda x, b: whole(x.softmax(-1) - b.softmax(-1).mean(0)), "you subtracted the bias"),
-    (checks.order_ensemble, lambda x: x.mean(0).softmax(-1), "the mean of log-probabilities"),
-    (checks.order_ensemble, lambda x: x.exp().mean(0), "bring each row to sum 1"),
-    (checks.order_ensemble, lambda x: x.softmax(0).mean(0), "over the orders (dim 0)"),
-    (checks.order_ensemble, lambda x: x.softmax(1).mean(0), "over the examples (dim 1)"),
-    (checks.order_ensemble, lambda x: x.softmax(-1).sum(0), "the sum over orders"),
 ]
