@@ -28,11 +28,13 @@ def regressors(options: argparse.Namespace) -> None:
 
 
 def layers(options: argparse.Namespace) -> None:
-    """Lab b: the deeper stacks of linear self-attention, whose training takes minutes."""
-    for recipe in constructed_descent.RECIPES:
+    """Lab b: stacks of linear self-attention, several of each depth; those that are there are kept."""
+    for name, recipe in constructed_descent.RECIPES.items():
+        if (options.out / f"layers-{name}.safetensors").exists():
+            continue
         trained, losses = constructed_descent.train(**recipe, progress=True)
-        constructed_descent.save_layers(trained, recipe, options.out / f"layers-{recipe['K']}.safetensors")
-        print(f"{recipe}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f} over the last steps", flush=True)
+        constructed_descent.save_layers(trained, recipe, options.out / f"layers-{name}.safetensors")
+        print(f"{name}: loss {sum(losses[-100:]) / len(losses[-100:]):.4f} over the last 100 steps", flush=True)
 
 
 def heads(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Gradient descent by construction: linear self-attention layers whose weights are steps of descent.
 
 Letters: B tasks, N examples of each, d inputs, K layers. A token is a row e = (x, y) of width d + 1; the last token is
-the question, (x, 0). The loss of one task is L(w) = 1/2 sum_i (w . x_i - y_i)^2, summed over its examples.
+the query, (x, 0). The loss of one task is L(w) = 1/2 sum_i (w . x_i - y_i)^2, summed over its examples.
 
 Source: von Oswald et al. 2023, Transformers Learn In-Context by Gradient Descent.
 """
@@ -21,10 +21,12 @@ from tqdm.auto import tqdm
 from iclnb.labs import at_least
 from iclnb.paths import write_whole
 
-# What is stored in data/labs/b: deeper stacks, whose training takes minutes.
+# What is stored in data/labs/b: a single layer from a large start, and deeper stacks, whose training takes minutes.
+SHAPE = {"N": 10, "d": 10}
 RECIPES = (
-    {"K": 2, "N": 10, "d": 10, "steps": 3000, "seed": 0},
-    {"K": 3, "N": 10, "d": 10, "steps": 4000, "seed": 0, "lr": 0.006},  # with 0.003 it stays at the loss of K = 2
+    {"1-large-start": {"K": 1, **SHAPE, "steps": 1000, "seed": 0}}
+    | {f"2-seed-{seed}": {"K": 2, **SHAPE, "steps": 3000, "seed": seed} for seed in range(3)}
+    | {f"3-seed-{seed}": {"K": 3, **SHAPE, "steps": 4000, "seed": seed, "lr": 0.006} for seed in range(3)}
 )
 
 
@@ -34,7 +36,7 @@ class Tasks:
 
     Args:
         X, Y: examples, (B, N, d) and (B, N).
-        x, y: the question and its answer, (B, d) and (B,).
+        x, y: the query and its answer, (B, d) and (B,).
     """
 
     X: Tensor
@@ -44,23 +46,23 @@ class Tasks:
 
 
 def sample_tasks(
-    B: int, N: int, d: int, generator: torch.Generator, spread: float = 0.5, dtype: torch.dtype | None = None
+    B: int, N: int, d: int, generator: torch.Generator, spread: float | Tensor = 0.5, dtype: torch.dtype | None = None
 ) -> Tasks:
     """Tasks y = w . x with w normal, mean 0 and covariance I, and all inputs uniform in (-spread, spread).
 
     Args:
         B, N, d: tasks, examples of each, inputs.
         generator: of the random numbers.
-        spread: half the width of the inputs' range.
+        spread: half the width of the inputs' range, one for all or (d,).
         dtype: None is torch's default.
 
     Raises:
         ValueError: B, N or d is smaller than 1, or spread is not a positive number.
 
-    Source: von Oswald et al. 2023, section 3.
+    Source: von Oswald et al. 2023; their text has inputs in (-1, 1), their code in (-1/2, 1/2), as here.
     """
     at_least(1, B=B, N=N, d=d)
-    if not 0 < spread < math.inf:
+    if not all(0 < width < math.inf for width in torch.as_tensor(spread).flatten().tolist()):
         raise ValueError(f"spread is {spread}; it must be a positive number")
     w = torch.randn(B, d, 1, generator=generator, dtype=dtype)  # (B, d, 1)
     X = spread * (2 * torch.rand(B, N + 1, d, generator=generator, dtype=dtype) - 1)  # (B, N + 1, d)
@@ -69,7 +71,7 @@ def sample_tasks(
 
 
 def to_tokens(tasks: Tasks) -> Tensor:
-    """Examples (x_i, y_i), then the question (x, 0): (B, N + 1, d + 1)."""
+    """Examples (x_i, y_i), then the query (x, 0): (B, N + 1, d + 1)."""
     X = torch.cat([tasks.X, tasks.x[:, None]], dim=1)  # (B, N + 1, d)
     Y = torch.cat([tasks.Y, torch.zeros_like(tasks.y)[:, None]], dim=1)  # (B, N + 1)
     return torch.cat([X, Y[..., None]], dim=-1)
@@ -78,7 +80,7 @@ def to_tokens(tasks: Tasks) -> Tensor:
 class LinearSelfAttention(nn.Module):
     """One head of attention without softmax and scale, added to its input: e_j + P sum_i v_i (k_i . q_j).
 
-    The question asks, but is not asked: keys and values come from all tokens except the last.
+    The query attends, and no token attends to it: keys and values come from all tokens except the last.
 
     Args:
         width: D of a token.
@@ -149,7 +151,7 @@ def stack(d: int, rates: Sequence[float], gammas: Sequence[float] | None = None)
 
 
 def predict(layers: nn.Module, tasks: Tasks) -> Tensor:
-    """Answers (B,): minus the y of the question's token, behind all layers."""
+    """Answers (B,): minus the y of the query's token, behind all layers."""
     return -layers(to_tokens(tasks))[:, -1, -1]
 
 
@@ -159,10 +161,53 @@ def loss_of(prediction: Tensor, tasks: Tasks) -> Tensor:
 
 
 def sensitivity(layers: nn.Module, tasks: Tasks) -> Tensor:
-    """Derivative of each answer by the question's input, (B, d): the weights that the layers use in effect."""
+    """Derivative of each answer by the query's input, (B, d): the weights that the layers use in effect."""
     x = tasks.x.detach().clone().requires_grad_()  # (B, d)
     (gradient,) = torch.autograd.grad(predict(layers, Tasks(tasks.X, tasks.Y, x, tasks.y)).sum(), x)
     return gradient
+
+
+@torch.no_grad()
+def apply_again(layer: nn.Module, tasks: Tasks, times: int, damping: float = 0.75) -> Tensor:
+    """Answers (times, B) after each of so many applications of one layer, e <- e + damping * (layer(e) - e).
+
+    Raises:
+        ValueError: times is smaller than 1.
+
+    Source: von Oswald et al. 2023, figure 1.
+    """
+    at_least(1, times=times)
+    E, answers = to_tokens(tasks), []  # (B, N + 1, D)
+    for _ in range(times):
+        E = E + damping * (layer(E) - E)
+        answers.append(-E[:, -1, -1])
+    return torch.stack(answers)
+
+
+@torch.no_grad()
+def products(layer: LinearSelfAttention) -> tuple[Tensor, Tensor]:
+    """What counts of the weights, (D, D) each: scores W_K^T W_Q, scaled to a mean diagonal of 1 over x, and P W_V."""
+    score, added = layer.W_K.T @ layer.W_Q, layer.P @ layer.W_V
+    factor = score.diagonal()[:-1].mean()  # ()
+    return score / factor, added * factor
+
+
+@torch.no_grad()
+def between(one: LinearSelfAttention, other: LinearSelfAttention, share: float = 0.5) -> LinearSelfAttention:
+    """A layer whose two products lie between those of two layers, `share` of the way to the other."""
+    layer = LinearSelfAttention(len(one.P)).to(one.P)
+    layer.W_K.copy_(torch.eye(len(one.P)))
+    layer.W_V.copy_(torch.eye(len(one.P)))
+    pairs = zip((layer.W_Q, layer.P), products(one), products(other), strict=True)
+    for weight, a, b in pairs:
+        weight.copy_(torch.lerp(a, b, share))
+    return layer
+
+
+def read_steps(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """The GD++ that a stack comes nearest to by its own weights: rates and gammas, (K,) each, from the diagonals."""
+    added = [-products(layer)[1].diagonal() for layer in layers]  # K of (D,)
+    return torch.stack([a[-1] for a in added]), torch.stack([a[:-1].mean() for a in added])
 
 
 def train(
@@ -174,6 +219,7 @@ def train(
     *,
     batch: int = 512,
     lr: float = 3e-3,
+    std: float = 0.1,
     progress: bool = False,
 ) -> tuple[nn.Sequential, list[float]]:
     """Train K linear self-attention layers, all weights free, to answer fresh tasks.
@@ -184,6 +230,7 @@ def train(
         seed: of the initial weights and of the tasks.
         batch: tasks a step.
         lr: highest learning rate; it rises and falls in one cycle.
+        std: standard deviation of the initial weights.
         progress: show a progress bar.
 
     Returns:
@@ -196,7 +243,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = nn.Sequential(*[LinearSelfAttention(d + 1) for _ in range(K)]).float()
+        layers = nn.Sequential(*[LinearSelfAttention(d + 1, std) for _ in range(K)]).float()
     optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     losses = []
@@ -263,13 +310,17 @@ def expected_loss(
     return 0.5 * spread**2 / 3 * left_over(eigenvalues, rates, gammas).square().sum(-1).mean()
 
 
-def tune(eigenvalues: Tensor, K: int, curvature: bool) -> tuple[Tensor, Tensor]:
-    """The best learning rates of K constructed layers, and with `curvature` their best gammas, found layer by layer.
+def tune(eigenvalues: Tensor, K: int, curvature: bool, restarts: int = 8) -> tuple[Tensor, Tensor]:
+    """The best learning rates of K constructed layers, and with `curvature` their best gammas.
+
+    They are found layer by layer, each starting from the best of one layer less. With gammas there are several local
+    optima; so the search begins again around what it has found, and the best of all is kept.
 
     Args:
-        eigenvalues: of the tasks to be tuned on, (B, d) float64.
+        eigenvalues: of the tasks to be tuned on, (B, d) float64. High powers of the largest count: take many tasks.
         K: layers, at least 1.
         curvature: tune the gammas too; without it they are zero.
+        restarts: of the search with gammas, from random places.
 
     Returns:
         Rates and gammas, (K,) float64 each.
@@ -278,29 +329,46 @@ def tune(eigenvalues: Tensor, K: int, curvature: bool) -> tuple[Tensor, Tensor]:
         ValueError: K is smaller than 1.
     """
     at_least(1, K=K)
+    pooled, generator = _pool(eigenvalues), torch.Generator().manual_seed(0)
     rates, gammas = eigenvalues.new_tensor([0.5]), eigenvalues.new_zeros(1)  # (1,), (1,)
     for layers in range(1, K + 1):
-        if layers > 1:  # start from the best of one layer less
-            rates = torch.cat([rates, rates[-1:] * (1.0 if curvature else 0.5)])  # (layers,)
-            before = gammas[-2:-1] if layers > 2 else gammas.new_tensor([0.1])  # (1,)
-            gammas = torch.cat([gammas[:-1], before * curvature, gammas[-1:]])  # (layers,) the last one has no effect
-        rates, gammas = _minimise(eigenvalues, rates, gammas, curvature)
+        if layers > 1:
+            before = rates[-1:] * curvature  # (1,) a good gamma is about the rate of its own layer
+            rates = torch.cat([rates, rates[-1:] * (6.0 if curvature else 0.5)])  # (layers,)
+            gammas = torch.cat([gammas[:-1], before, gammas[-1:]])  # (layers,) the last one has no effect
+        found = [_minimise(pooled, rates, gammas, curvature)]
+        for _ in range(restarts if curvature and layers > 1 else 0):
+            factors = torch.randn(2, layers, generator=generator, dtype=rates.dtype).exp()  # (2, layers)
+            found.append(_minimise(pooled, factors[0] * rates, factors[1] * gammas, curvature))
+        _, rates, gammas = min(found, key=lambda one: one[0])
     return rates, gammas
 
 
-def _minimise(eigenvalues: Tensor, rates: Tensor, gammas: Tensor, curvature: bool) -> tuple[Tensor, Tensor]:
+def _pool(eigenvalues: Tensor, bins: int = 10_000) -> tuple[Tensor, Tensor]:
+    """All eigenvalues in a histogram, which tunes faster: the mean of each bin, and its share."""
+    values = eigenvalues.flatten()
+    place = (values / values.max() * (bins - 1)).long()
+    counts, sums = torch.bincount(place), torch.bincount(place, weights=values)
+    return (sums / counts)[counts > 0], counts[counts > 0] / len(values)
+
+
+def _minimise(
+    pooled: tuple[Tensor, Tensor], rates: Tensor, gammas: Tensor, curvature: bool
+) -> tuple[float, Tensor, Tensor]:
+    values, shares = pooled
     rates, gammas = rates.clone().requires_grad_(), gammas.clone().requires_grad_(curvature)
     free = [rates, gammas] if curvature else [rates]
     optimizer = torch.optim.LBFGS(free, max_iter=200, tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = expected_loss(eigenvalues, rates, gammas)
+        loss = (shares * left_over(values, rates, gammas).square()).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return rates.detach(), gammas.detach()
+    loss = closure().item()
+    return loss if math.isfinite(loss) else math.inf, rates.detach(), gammas.detach()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

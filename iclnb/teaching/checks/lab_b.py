@@ -27,6 +27,15 @@ def best_single_step() -> Case:
     yield right * scale, "this rate is N times too large: the loss is a sum over the examples, not a mean"
     yield best(square_of(3 / 144)), "this holds for normal inputs; for uniform ones E x^4 is 1/80, not 3 sigma^4"
     yield best(square_of(1 / 144)), "E x^4 is not (E x^2)^2: for inputs uniform in (-1/2, 1/2) it is 1/80"
+    alone = N * (d / 80 + d * (d - 1) / 144)  # the terms i = j of E tr(H^2)
+    yield best(alone + N**2 * d / 144), "there are N (N - 1) pairs with i other than j, not N^2"
+    yield best(alone), "the pairs with i other than j are missing: E (x_i . x_j)^2 is not 0 though its root's mean is"
+    yield best(N * d / 80 + N * (N - 1) * d / 144), "|x|^4 also holds the products of two different entries squared"
+    yield right.flip(0), "the two are swapped: the rate comes first, then the loss"
+    yield (
+        right * torch.tensor([1.0, 12.0], dtype=torch.float64),
+        "the rate is right; the loss lacks the 1/12 of the query",
+    )
     yield best(trace**2 / d), "you replaced H by its mean; tr(H^2) also holds how H varies from task to task"
 
 
@@ -47,16 +56,17 @@ def many_steps() -> Case:
     yield steps(K) / lr, "the learning rate in front of the sum is missing"
     yield K * steps(1), "each step sees what the ones before it have left; these K steps all see y itself"
     yield torch.linalg.solve(H, b), "this is least squares, where infinitely many steps end; K were asked for"
-
-
-@exercise("the result", "(d,)", "large eigenvalues shrink most, so the valley becomes rounder")
-def new_curvature() -> Case:
-    """Checks the eigenvalues of the curvature after x -> x - gamma H x, given (eigenvalues (d,), gamma)."""
-    eigenvalues, gamma = torch.tensor([0.1, 0.8, 1.5, 2.9], dtype=torch.float64), 0.2
-    shrunk = 1 - gamma * eigenvalues  # (d,)
-    yield (eigenvalues, gamma), eigenvalues * shrunk.square()
-    yield eigenvalues * shrunk, "x enters H = X^T X twice, so the factor counts twice: square it"
-    yield shrunk, "this is what x is multiplied by; the eigenvalue itself is missing"
-    yield shrunk.square(), "this is the factor; multiply it by the eigenvalue"
-    yield eigenvalues * (1 + gamma * eigenvalues).square(), "the sign is wrong: the correction subtracts gamma H x"
-    yield eigenvalues * (1 - gamma) ** 2, "you subtracted gamma x; the correction subtracts gamma H x"
+    elementwise = sum((eye - lr * H) ** k for k in range(K))  # (d, d)
+    yield (
+        lr * elementwise @ b,
+        "`A**k` raises each entry to a power; a power of the matrix is `torch.linalg.matrix_power`",
+    )
+    uphill = sum(torch.linalg.matrix_power(eye + lr * H, k) for k in range(K))  # (d, d)
+    yield lr * uphill @ b, "the sign is wrong: a step multiplies what is left by I - lr H, not by I + lr H"
+    mean = sum(torch.linalg.matrix_power(eye - lr / 6 * H, k) for k in range(K))  # (d, d)
+    yield lr / 6 * mean @ b, "the loss is a sum over the examples, not a mean: the rate is not divided by N"
+    X, y = randn(2, 3, seed=33), randn(2, seed=34)  # (N, d), (N,) with N < d
+    w = torch.zeros(3, dtype=torch.float64)  # (d,)
+    for _ in range(K):
+        w = w + lr * X.T @ (y - X @ w)
+    yield (X, y, lr, K), w, "it fails where N < d: there H has no inverse, so do not divide by it"
