@@ -38,12 +38,16 @@ def layers(options: argparse.Namespace) -> None:
 
 
 def heads(options: argparse.Namespace) -> None:
-    """Lab d: the records of three attention-only models, and the snapshots of the first."""
-    for n_layer, seed in ((2, 0), (2, 1), (1, 0)):
-        _, record, snapshots = induction.grow(n_layer, seed=options.seed + seed)
-        write_record(record, options.out / f"layers_{n_layer}_seed_{seed}.csv")
-        if (n_layer, seed) == (2, 0):
-            write_whole(options.out / "snapshots.safetensors", serialise(snapshots))
+    """Lab d: five trainings of each kind of attention-only model; of the first two-layer one, more and snapshots."""
+    for kind, recipe in induction.KINDS.items():
+        for seed in range(induction.SEEDS):
+            _, record, snapshots = induction.grow(**recipe, seed=options.seed + seed)
+            first = kind == "layers_2" and seed == 0
+            if not first:  # the loss at each position is shown of the first alone
+                record = [{name: x for name, x in row.items() if not name.startswith("loss_")} for row in record]
+            write_record(record, options.out / f"{kind}_seed_{seed}.csv")
+            if first:
+                write_whole(options.out / "snapshots.safetensors", serialise(snapshots))
 
 
 def readers(options: argparse.Namespace) -> None:

@@ -8,7 +8,10 @@ Source: Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et a
 """
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -29,16 +32,45 @@ STEPS, BATCH, LENGTH = 1500, 32, 64  # steps of training, sequences a step, toke
 BLOCKS = (4, 24)  # shortest and longest block in training
 PROBE_BLOCK = 16  # the block length that the record is measured with
 EARLY, LATE = 5, 50  # positions of the in-context learning score, a tenth of Olsson et al.'s 50 and 500
+KINDS = {  # of models whose trainings are stored, SEEDS of each
+    "layers_2": {"n_layer": 2},
+    "layers_1": {"n_layer": 1},
+    "smeared_1": {"n_layer": 1, "smeared": True},
+}
+SEEDS = 5
 SNAPSHOTS = (100, 400, 600, 800, STEPS)  # steps at which the weights are kept
 
 
-class AttentionBlock(nn.Module):
-    """One layer without an MLP: attention behind a LayerNorm, added to the residual stream."""
+class SmearedKeys(nn.Module):
+    """Keys that hold the token before as well: k_j <- a k_j + (1 - a) k_(j - 1), with a learned a for each head.
 
-    def __init__(self, config: GPTConfig):
+    Args:
+        projection: the keys as they would be, (B, T, C) to (B, T, H * D); position 0 has no token before and keeps its.
+        H: heads.
+
+    Source: Olsson et al. 2022, argument 2, the "smeared key" architecture, with a = sigmoid(alpha).
+    """
+
+    def __init__(self, projection: nn.Linear, H: int):
+        super().__init__()
+        self.projection, self.alpha = projection, nn.Parameter(torch.zeros(H, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        k = self.projection(x).unflatten(-1, (len(self.alpha), -1))  # (B, T, H, D)
+        before = torch.cat([k[:, :1], k[:, :-1]], dim=1)  # (B, T, H, D)
+        a = self.alpha.sigmoid()  # (H, 1)
+        return (a * k + (1 - a) * before).flatten(-2)  # (B, T, H * D)
+
+
+class AttentionBlock(nn.Module):
+    """One layer without an MLP: attention behind a LayerNorm, added to the residual stream; keys smeared if wanted."""
+
+    def __init__(self, config: GPTConfig, smeared: bool = False):
         super().__init__()
         self.attn_norm = nn.LayerNorm(config.n_embd)
         self.attn = SelfAttention(config)
+        if smeared:
+            self.attn.k_proj = SmearedKeys(self.attn.k_proj, config.n_head)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], recorder: Recorder | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
@@ -51,18 +83,19 @@ class AttentionOnly(nn.Module):
     Args:
         config: of its entries, those about embeddings, heads, rotary positions and n_layer count.
         seed: of the drawn weights.
+        smeared: mix each key with the one before it, as SmearedKeys does.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0):
+    def __init__(self, config: GPTConfig, seed: int = 0, smeared: bool = False):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(AttentionBlock(config, smeared) for _ in range(config.n_layer))
         self.final_norm = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
-            if p.dim() == 2:
+            if name.endswith("weight") and p.dim() == 2:
                 nn.init.normal_(p, std=1 / math.sqrt(config.n_embd), generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
@@ -200,6 +233,38 @@ def icl_score(losses: Tensor, early: int, late: int) -> float:
     return (losses[late - 1] - losses[early - 1]).item()
 
 
+@torch.no_grad()
+def copying(model: AttentionOnly, layer: int) -> Tensor:
+    """For each head of a layer, the share of tokens whose own logit it raises most when it attends to them: (H,).
+
+    LayerNorms are left out: attending to token i adds W_U W_OV e_i to the logits.
+    """
+    attn, W_E, W_U = model.blocks[layer].attn, model.embed_tokens.weight, model.lm_head.weight  # (V, C) twice
+    W_V = attn.v_proj.weight.unflatten(0, (-1, attn.head_dim))  # (H, D, C)
+    W_O = attn.out_proj.weight.unflatten(1, (-1, attn.head_dim)).transpose(0, 1)  # (H, C, D)
+    effect = W_U @ (W_O @ W_V) @ W_E.T  # (H, V out, V in)
+    return (effect.argmax(1) == torch.arange(len(W_E), device=W_E.device)).double().mean(1)  # (H,)
+
+
+def random_sets(heads: Sequence[tuple[int, int]], m: int, count: int, seed: int = 0) -> list[tuple]:
+    """Different sets of m of these heads, drawn at random: `count` of them, or all where there are no more."""
+    if math.comb(len(heads), m) <= count:
+        return list(combinations(heads, m))
+    draw, sets = random.Random(seed), {}
+    while len(sets) < count:
+        sets[tuple(sorted(draw.sample(heads, m)))] = None
+    return list(sets)
+
+
+def late_loss(losses: Tensor) -> float:
+    """Mean loss at the five positions around LATE, in nats: low where the context is used, whatever comes early.
+
+    Args:
+        losses: by position, (T - 1,), at least LATE + 2 of them.
+    """
+    return losses[LATE - 3 : LATE + 2].mean().item()
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 
 
@@ -214,14 +279,20 @@ def training_batch(step: int, seed: int) -> Tensor:
 def measure(model: nn.Module, probe: Tensor) -> dict[str, float]:
     """Scores of every head and the loss at every position, on sequences (B, T) that repeat a block of PROBE_BLOCK."""
     patterns, losses = attention_patterns(model, probe), loss_by_position(model, probe)
-    row = {"icl": icl_score(losses, EARLY, LATE)}
+    row = {"icl": icl_score(losses, EARLY, LATE), "late": late_loss(losses)}
     for name, scores in (("prefix", prefix_matching(patterns, PROBE_BLOCK)), ("previous", previous_token(patterns))):
         row |= {f"{name}_{layer}_{h}": x for layer, of in enumerate(scores.tolist()) for h, x in enumerate(of)}
     return row | {f"loss_{position + 1}": x for position, x in enumerate(losses.tolist())}
 
 
 def grow(
-    n_layer: int = 2, steps: int = STEPS, seed: int = 0, every: int = 25, progress: bool = True
+    n_layer: int = 2,
+    steps: int = STEPS,
+    seed: int = 0,
+    every: int = 25,
+    progress: bool = True,
+    *,
+    smeared: bool = False,
 ) -> tuple[AttentionOnly, list[dict[str, float]], dict[str, Tensor]]:
     """Train an attention-only model on repeated blocks of random tokens.
 
@@ -231,6 +302,7 @@ def grow(
         seed: of weights and sequences.
         every: steps between two rows of the record.
         progress: show a progress bar.
+        smeared: with SmearedKeys.
 
     Returns:
         The model; the record, rows of step, training loss since the last row and what `measure` gives; and the weights
@@ -240,7 +312,7 @@ def grow(
         ValueError: n_layer or steps below 1.
     """
     at_least(1, n_layer=n_layer, steps=steps)
-    model = AttentionOnly(replace(SHAPE, n_layer=n_layer), seed)
+    model = AttentionOnly(replace(SHAPE, n_layer=n_layer), seed, smeared)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003, betas=(0.9, 0.98), weight_decay=0.01)
     probe = repeated_blocks(64, PROBE_BLOCK, LENGTH + 1, torch.Generator().manual_seed(-1 - seed))  # (64, T)
     record, snapshots, losses = [{"step": 0, "loss": math.log(SHAPE.vocab_size)} | measure(model, probe)], {}, []

@@ -134,13 +134,34 @@ def spread(model: GPT, ids: Tensor) -> dict[str, Tensor]:
     return {"entropy": entropy.mean((1, 3)).cpu(), "distance": distance.mean((1, 3)).cpu()}
 
 
+@torch.no_grad()
+def head_means(model: nn.Module, sequences: Iterable[Sequence[int]]) -> Tensor:
+    """What every head says on average, over all positions of some sequences: (L, H, D).
+
+    Args:
+        model: a GPT or AttentionOnly.
+        sequences: token ids of each.
+    """
+    caught: list[Tensor] = []  # (T, C) each: a layer after the other, for one sequence after the other
+    hooks = [b.attn.out_proj.register_forward_pre_hook(lambda _, args: caught.append(args[0][0])) for b in model.blocks]
+    try:
+        for ids in sequences:
+            model(torch.tensor([list(ids)], device=model.embed_tokens.weight.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = [torch.cat(caught[layer :: len(hooks)]) for layer in range(len(hooks))]  # (tokens, C) each
+    return torch.stack([said.mean(0) for said in layers]).unflatten(-1, (model.config.n_head, -1))  # (L, H, D)
+
+
 @contextmanager
-def ablated(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterator[nn.Module]:
-    """The model with the outputs of some heads set to zero, inside a `with` block.
+def ablated(model: nn.Module, heads: Iterable[tuple[int, int]], means: Tensor | None = None) -> Iterator[nn.Module]:
+    """The model with the outputs of some heads replaced, inside a `with` block.
 
     Args:
         model: a GPT or AttentionOnly; its weights are not touched.
         heads: pairs (layer, head), counted from 0.
+        means: what they say instead, (L, H, D), as head_means gives it; None is zero.
 
     Raises:
         ValueError: a head that the model does not have.
@@ -154,7 +175,9 @@ def ablated(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterator[nn.M
             )
         by_layer.setdefault(layer, []).append(head)
     handles = [
-        model.blocks[layer].attn.out_proj.register_forward_pre_hook(_silence(which, model.config.head_dim))
+        model.blocks[layer].attn.out_proj.register_forward_pre_hook(
+            _replace(which, model.config.head_dim, 0 if means is None else means[layer, which])
+        )
         for layer, which in by_layer.items()
     ]
     try:
@@ -164,12 +187,12 @@ def ablated(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterator[nn.M
             handle.remove()
 
 
-def _silence(heads: list[int], D: int):
-    """A hook that sets these heads' D columns of what enters the output projection to zero."""
+def _replace(heads: list[int], D: int, said: Tensor | int):
+    """A hook that puts `said`, (heads, D) or 0, into these heads' columns of what enters the output projection."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         y = inputs[0].clone()  # (B, T, C), the heads side by side
-        y.unflatten(-1, (-1, D))[..., heads, :] = 0
+        y.unflatten(-1, (-1, D))[..., heads, :] = said
         return (y,)
 
     return hook

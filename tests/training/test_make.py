@@ -178,6 +178,8 @@ def test_the_labs_make_regressors(tmp_path, monkeypatch):
 
 def test_the_labs_make_layers(tmp_path, monkeypatch):
     recipes = script("labs")
-    monkeypatch.setattr(recipes.constructed_descent, "RECIPES", {"tiny": {"K": 1, "N": 3, "d": 2, "steps": 2, "seed": 0}})
+    monkeypatch.setattr(
+        recipes.constructed_descent, "RECIPES", {"tiny": {"K": 1, "N": 3, "d": 2, "steps": 2, "seed": 0}}
+    )
     recipes.main(["b", "--out", str(tmp_path)])
     assert recipes.constructed_descent.load_layers(tmp_path / "layers-tiny.safetensors")[1]["steps"] == 2

@@ -9,7 +9,7 @@ from iclnb.teaching.checks.core import assert_agree
 from iclnb.teaching.checks.lab_a import expected_error, ridge_weights
 from iclnb.teaching.checks.lab_b import best_single_step, many_steps
 from iclnb.teaching.checks.lab_c import implied_weights, sherman_morrison
-from iclnb.teaching.checks.lab_d import copying_share, mean_ablated, previous_token_score
+from iclnb.teaching.checks.lab_d import copying_share, mean_ablated
 from iclnb.teaching.checks.lab_e import concept_posterior, forward_step
 from iclnb.teaching.checks.notebook_00 import mislabel
 from iclnb.teaching.checks.notebook_01 import (

@@ -101,6 +101,8 @@ def find_fault(
         return "the function changes one of its arguments in place; work on a copy (`clone`), or use `W = W + ...`"
     if got.ndim == 2 and got.shape != right.shape and got.shape == right.shape[::-1]:
         return f"{name} has the transposed shape, {tuple(got.shape)}; {shape} is {tuple(right.shape)} here"
+    if got.shape != right.shape and not right.ndim:
+        return f"{name} has shape {tuple(got.shape)}; it should be a scalar, shape ()"
     if got.shape != right.shape:
         return f"{name} has shape {tuple(got.shape)}; {shape} is {tuple(right.shape)} here"
     if close(got, right):
