@@ -19,6 +19,18 @@ def sherman_morrison() -> Case:
     yield A + torch.outer(x, x), "this is A + x x^T; A is the inverse, and its update is another"
     yield A - torch.outer(x, x) / (1 + s), "the outer product is of x; it should be of u = A x"
     yield A - outer / (1 + x @ x), "the divisor is 1 + x . A x, not 1 + x . x"
+    yield A - outer / (1 + u @ u), "the divisor is 1 + x . u, not 1 + u . u"
+    yield A - outer / (u @ u), "the divisor is 1 + x . u, not u . u"
+    yield A - u * u / (1 + s), "u * u is a vector of squares; the outer product is a matrix, (d, d)"
+    yield A - torch.outer(u, x) / (1 + s), "the outer product is of u and x; it should be of u and u"
+    yield A - torch.outer(x, u) / (1 + s), "the outer product is of x and u; it should be of u and u"
+    yield outer / (1 + s), "this is the update alone; it has to be taken away from A"
+    yield -outer / (1 + s), "this is the update alone; it has to be added to A"
+    flat = A.clone()
+    flat[0] = flat[:, 0] = 0  # no inverse of anything, but a matrix to which the formula applies
+    v = flat @ x  # (d,)
+    inverted = "this inverts a matrix, or solves with one; the update needs products and a division by a number alone"
+    yield (flat, x), flat - torch.outer(v, v) / (1 + x @ v), inverted
 
 
 @exercise("w", "(d,)", "whatever the black box does, these are the weights it acts by")
@@ -31,3 +43,10 @@ def implied_weights() -> Case:
     yield moment, "this is one gradient step's direction; the fit divides by queries^T queries"
     yield moment / 9, "this is the mean of prediction times query; the fit divides by queries^T queries"
     yield first, "only the first d queries are used; all M should count"
+    tall = torch.cat([queries, torch.ones(9, 1, dtype=queries.dtype)], dim=1)  # (M, d + 1)
+    with_intercept = torch.linalg.lstsq(tall, predictions[:, None]).solution[:3, 0]  # (d,)
+    yield with_intercept, "this fit has an intercept; at the query 0 the black box should answer 0"
+    gram, eye = queries.T @ queries, torch.eye(3, dtype=queries.dtype)  # (d, d) each
+    fitted = "this is a ridge fit, whose weights are too small; nothing is noisy here, so fit by least squares"
+    for lam in (1e-3, 0.01, 0.1, 0.5, 1.0):
+        yield torch.linalg.solve(gram + lam * eye, moment), fitted
