@@ -16,15 +16,17 @@ from iclnb.training.loop import write_record
 
 
 def regressors(options: argparse.Namespace) -> None:
-    """Labs a and c: the models of regression.RECIPES, with their training."""
+    """Labs a and c: the models of regression.RECIPES, with their training, one file for each seed."""
     out, recipes = options.out, regression.RECIPES[options.lab]
+    trainings = out.with_name(f"{out.name}.training")  # kept to the end: a stopped run goes on from them
     for name in [options.only] if options.only else recipes:
-        started, training = time.perf_counter(), out / f"{name}.training"
-        model, record = regression.train(recipes[name], options.seed, training)
-        regression.save(model, recipes[name], out / f"{name}.safetensors")
-        write_record(record, out / f"{name}.csv")
-        shutil.rmtree(training)
-        print(f"{name}: loss / d {record[-1]['loss']:.4f}, {time.perf_counter() - started:.0f} s", flush=True)
+        for seed in range(options.seed, options.seed + regression.SEEDS[options.lab]):
+            started, file = time.perf_counter(), f"{name}_seed{seed}" if regression.SEEDS[options.lab] > 1 else name
+            model, record = regression.train(recipes[name], seed, trainings / file)
+            regression.save(model, recipes[name], out / f"{file}.safetensors")
+            write_record(record, out / f"{file}.csv")
+            print(f"{file}: loss / d {record[-1]['loss']:.4f}, {time.perf_counter() - started:.0f} s", flush=True)
+    shutil.rmtree(trainings)
 
 
 def layers(options: argparse.Namespace) -> None:

@@ -9,7 +9,8 @@ Source: Akyurek et al. 2023, section 3 (Lemma 1, Theorems 1 and 2) and their app
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -260,6 +261,16 @@ def gradient_step(N: int, d: int, lr: float, width: int) -> tuple[Registers, nn.
         mul(registers, "w", "x", "p", (1, d, 1)),  # p = w . x
     ]
     return registers, nn.Sequential(*blocks)
+
+
+def least_width(make: Callable[[int], object]) -> int:
+    """The least width that a construction accepts, `make` of a width."""
+    for width in count(2, 2):
+        try:
+            make(width)
+            return width
+        except ValueError:  # "width is ...; the registers need ..."
+            continue
 
 
 def ridge_by_updates(N: int, d: int, lam: float, width: int) -> tuple[Registers, nn.Sequential]:

@@ -4,7 +4,7 @@ Letters: B prompts of N points in d dimensions. All predictors return (B, N), nu
 0 where there are none. Source: Garg et al. 2022, section 3; Akyurek et al. 2023, section 4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,24 @@ def ridge(lam: float) -> Fit:
     return fit
 
 
+def ridge_path(lams: Sequence[float], x: Tensor, y: Tensor) -> Tensor:
+    """What `over_prefixes(ridge(lam), x, y)` gives for each of many strengths, (lams, B, N), from one decomposition.
+
+    Args:
+        lams: strengths, each above 0.
+        x: (B, N, d) inputs.
+        y: (B, N) labels.
+    """
+    strengths, X = torch.tensor(lams, dtype=torch.float64), x.double()  # (lams,), (B, N, d)
+    columns = [torch.zeros(len(lams), len(x), dtype=torch.float64)]  # (lams, B)
+    for n in range(1, x.shape[1]):
+        values, vectors = torch.linalg.eigh(X[:, :n].mT @ X[:, :n])  # (B, d), (B, d, d)
+        moment = (X[:, :n].mT @ y[:, :n, None].double()).mT @ vectors  # (B, 1, d), along the eigenvectors
+        query = X[:, n : n + 1] @ vectors  # (B, 1, d)
+        columns.append(((moment * query)[:, 0] / (values + strengths[:, None, None])).sum(-1))  # (lams, B)
+    return torch.stack(columns, dim=-1)  # (lams, B, N)
+
+
 def one_step(lr: float | None = None) -> Fit:
     """One step of gradient descent from 0 on the sum of 1/2 (w . x - y)^2: w = lr X^T Y.
 
@@ -73,6 +91,29 @@ def best_rates(x: Tensor, y: Tensor, f: Tensor) -> Tensor:
     """
     g = over_prefixes(one_step(1.0), x, y)  # (B, N): predictions at rate 1
     return (g * f).sum(0) / g.square().sum(0).clamp_min(1e-12)  # (N,)
+
+
+@torch.no_grad()
+def read_weights(model: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The weights w that explain best what a model answers to many queries after the same pairs.
+
+    Args:
+        model: predictions (B, N) for x (B, N, d) and y (B, N).
+        x, y: (P, n + M, d) and (P, n + M): n pairs, then M queries, M >= d; the queries' labels are not used.
+        n: number of pairs.
+
+    Returns:
+        w (P, d), and R^2 (): the share of the answers' mean square that a function linear in the query gives.
+
+    Source: Akyurek et al. 2023, section 4, on implied weights.
+    """
+    P, d, M = x.shape[0], x.shape[2], x.shape[1] - n
+    each = torch.cat([x[:, None, :n].expand(P, M, n, d), x[:, n:, None]], dim=2)  # (P, M, n + 1, d)
+    labels = torch.cat([y[:, None, :n].expand(P, M, n), y[:, n:, None]], dim=2)  # (P, M, n + 1)
+    answers = model(each.flatten(0, 1), labels.flatten(0, 1))[:, -1].view(P, M)
+    w = least_squares(x[:, n:], answers)  # (P, d)
+    rest = answers - torch.einsum("pd,pmd->pm", w, x[:, n:])  # (P, M)
+    return w, 1 - rest.square().sum() / answers.square().sum()
 
 
 def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3) -> Tensor:

@@ -5,6 +5,7 @@ Prediction n is for x_n, after n pairs (n counts from 0), as in Garg et al. 2022
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -170,13 +171,15 @@ class Recipe:
 RECIPES = {
     "a": {"d5": Recipe(d=5, N=16, steps=2000, grow=0.2, decay=0.25), "d2": Recipe(d=2, N=8, steps=500)},
     "c": {
-        "depth1": Recipe(d=3, N=9, n_layer=1, n_embd=48, steps=300),
-        "depth2": Recipe(d=3, N=9, n_layer=2, n_embd=48, steps=800),
-        "depth4": Recipe(d=3, N=9, n_layer=4, n_embd=48, steps=800),
+        "depth1": Recipe(d=3, N=9, n_layer=1, n_embd=48, steps=2000),
+        "depth2": Recipe(d=3, N=9, n_layer=2, n_embd=48, steps=2000),
+        "depth4_short": Recipe(d=3, N=9, n_layer=4, n_embd=48, steps=400),
+        "depth4": Recipe(d=3, N=9, n_layer=4, n_embd=48, steps=2000),
         "depth4_noise0.5": Recipe(d=3, N=9, noise=0.5, n_layer=4, n_embd=48, steps=800),
         "depth4_noise1": Recipe(d=3, N=9, noise=1.0, n_layer=4, n_embd=48, steps=800),
     },
 }
+SEEDS = {"a": 1, "c": 3}  # trainings of each recipe
 
 
 def train(
@@ -243,3 +246,14 @@ def load(file: Path) -> tuple[InContextRegressor, Recipe]:
     model = recipe.build(seed=0)
     model.load_state_dict(weights)
     return model.eval(), recipe
+
+
+@torch.no_grad()
+def answer(models: Sequence[InContextRegressor], p: Prompts) -> Tensor:
+    """Predictions (S, B, N) of S models for the same prompts."""
+    return torch.stack([model(p.x, p.y) for model in models])
+
+
+def load_trainings(folder: Path, name: str) -> list[InContextRegressor]:
+    """The regressors of one recipe that lie in a folder, one for each seed."""
+    return [load(file)[0] for file in sorted(folder.glob(f"{name}_seed*.safetensors"))]

@@ -122,6 +122,20 @@ def mean_line(ax: Axes, x: Tensor, samples: Tensor, label: str, **style) -> None
     ax.fill_between(x, found.low, found.high, color=line.get_color(), alpha=0.25, linewidth=0)
 
 
+def runs(ax: Axes, x: Sequence[float] | Tensor, values: Tensor, label: str, **style) -> None:
+    """Draws the mean of a few runs as a line over x, and each run as a dot.
+
+    Args:
+        ax: where to draw.
+        x: positions, (n,).
+        values: a row for each run, (S, n).
+        label: name of the line in the legend.
+        style: colour and dashes, for matplotlib's `plot`.
+    """
+    (line,) = ax.plot(x, values.mean(0), label=label, **style)
+    ax.plot(x, values.T, "o", markersize=2.5, color=line.get_color())
+
+
 def estimates(
     groups: Sequence[str],
     series: dict[str, Sequence[Estimate]],

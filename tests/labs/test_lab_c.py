@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from iclnb.labs import algorithms
+from iclnb.labs import algorithms, regression
 from iclnb.labs.algorithms import Registers, aff, div, mov, mul, write_prompt
-from iclnb.labs.predictors import explained, linear_probe
+from iclnb.labs.predictors import explained, least_squares, linear_probe, over_prefixes, read_weights, ridge, ridge_path
 from iclnb.model.gpt import Block
 
 ATOL = 1e-7  # what mul's parabola leaves after the longest composition
@@ -105,6 +105,43 @@ def test_sherman_morrison_updates_equal_solving(N, d, lam):
         w = np.linalg.solve(X.T @ X + lam * np.eye(d), X.T @ Y)  # (d,)
         assert np.allclose(h[b, registers["w"]], w, atol=ATOL)
         assert np.allclose(h[b, registers["p"]], w @ x[b, -1].numpy(), atol=ATOL)
+
+
+def test_the_least_width_is_the_first_that_is_accepted():
+    least = algorithms.least_width(lambda width: algorithms.gradient_step(2, 3, 0.1, width))
+    algorithms.gradient_step(2, 3, 0.1, least)
+    with pytest.raises(ValueError, match="width is"):
+        algorithms.gradient_step(2, 3, 0.1, least - 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Candidates beside a black box
+
+
+def test_a_path_of_ridges_is_each_ridge():
+    x, y = randn(5, 6, 3, seed=20), randn(5, 6, seed=21)
+    path = ridge_path([0.01, 0.5, 4.0], x, y)  # (3, B, N)
+    for lam, got in zip([0.01, 0.5, 4.0], path, strict=True):
+        assert torch.allclose(got, over_prefixes(ridge(lam), x, y), atol=1e-10)
+
+
+def test_the_weights_of_a_black_box_are_read_from_its_answers():
+    x, y, n = randn(4, 6 + 8, 3, seed=22), randn(4, 6 + 8, seed=23), 6
+    w, r2 = read_weights(lambda x, y: over_prefixes(ridge(0.5), x, y), x, y, n)
+    assert torch.allclose(w, ridge(0.5)(x[:, :n], y[:, :n]), atol=1e-10) and r2 > 1 - 1e-12
+    _, r2 = read_weights(lambda x, y: over_prefixes(least_squares, x, y).square(), x, y, n)
+    assert r2 < 0.9  # a square is not linear in the query
+
+
+def test_trainings_of_a_recipe_are_found_and_asked_alike(tmp_path):
+    recipe = regression.Recipe(d=2, N=4, n_layer=1, n_embd=16)
+    for seed in (1, 0):
+        regression.save(recipe.build(seed), recipe, tmp_path / f"tiny_seed{seed}.safetensors")
+    regression.save(recipe.build(2), recipe, tmp_path / "tiny_short_seed0.safetensors")
+    trained, p = regression.load_trainings(tmp_path, "tiny"), regression.sample(3, 4, 2, torch.Generator())
+    answers = regression.answer(trained, p)  # (S, B, N)
+    assert answers.shape == (2, 3, 4) and not answers.requires_grad
+    assert torch.allclose(answers[1], recipe.build(1)(p.x, p.y), atol=1e-2)  # float16
 
 
 # ---------------------------------------------------------------------------------------------------------------------
