@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from iclnb.experiment import compare
+from iclnb.experiment.controls import matched
 from iclnb.experiment.finetune import DivergedError, FineTuned, train_on
 from iclnb.experiment.predict import Internals, NotFiniteError, Predictions, few_shot
 from iclnb.experiment.results import Results, identity
@@ -21,24 +22,26 @@ from iclnb.tasks.prompts import build_prompt
 from iclnb.tasks.task import Task
 
 Train = Callable[[GPT, str, int], FineTuned]  # a model, a task's name and a draw -> the trained model
+REACHED = 20  # examples that tell how far a trained model reaches
 RANKED = 20  # examples that Kendall's tau is taken of, the slowest of the measures
 IF_FT = "if ICL were FT: "
 
 
-def likeness(zsl: Internals, trained: Internals, icl: Internals) -> dict[str, float]:
-    """Means over examples and layers of the measures, and how far training moved the attention output.
-
-    "moved" is the length of h_trained - h_ZSL as a share of h_ZSL's.
-    """
+def moved(zsl: Internals, trained: Internals) -> float:
+    """How far training moved the attention output: the length of h_trained - h_ZSL as a share of h_ZSL's, the mean."""
     z, t = zsl.output.double(), trained.output.double()  # (n, L, C) each
+    return ((t - z).norm(dim=-1) / z.norm(dim=-1)).mean().item()
+
+
+def likeness(zsl: Internals, trained: Internals, icl: Internals) -> dict[str, float]:
+    """Means over examples and layers of the measures, and how far training `moved` the attention output."""
     values = {
         "SimAOU": compare.sim_aou(zsl, trained, icl),  # (n, L)
         "unnormalised": compare.sim_aou(zsl, trained, icl, "unnormalised"),  # (n, L)
         "projected": compare.sim_aou(zsl, trained, icl, "projected"),  # (n, L)
         "SimAM update": compare.sim_am_update(zsl, trained, icl),  # (n, L)
-        "moved": (t - z).norm(dim=-1) / z.norm(dim=-1),  # (n, L)
     }
-    return {name: x.mean().item() for name, x in values.items()}
+    return {name: x.mean().item() for name, x in values.items()} | {"moved": moved(zsl, trained)}
 
 
 class Bench:
@@ -110,10 +113,31 @@ class Bench:
         """The recorded runs of the model itself, once: ZSL, FT, ICL."""
         return self._once("asked", name, draw)
 
-    def answer(self, model: GPT, name: str, k: int = 0, draw: int = 1, task: Task | None = None) -> Predictions:
-        """A recorded run of any model on the evaluation examples, zero-shot or with k demonstrations."""
-        options = {"limit": self.n, "record": True}
+    def answer(
+        self,
+        model: GPT,
+        name: str,
+        k: int = 0,
+        draw: int = 1,
+        task: Task | None = None,
+        limit: int | None = None,
+    ) -> Predictions:
+        """A recorded run of any model on n (or `limit`) evaluation examples, zero-shot or with k demonstrations."""
+        options = {"limit": limit or self.n, "record": True}
         return few_shot(model, self.tokenizer, task or self.tasks[name], k, draw, **options)
+
+    def move_as_far(self, first: GPT, student: GPT, name: str, draw: int) -> FineTuned:
+        """A trained model brought to where it moves the attention output as far as fine-tuning does, as `matched` does.
+
+        How far that is, is asked of REACHED evaluation examples.
+        """
+        few = range(min(REACHED, self.n))
+        zsl, ft, _ = (run.internals[few] for run in self.asked(name, draw))
+
+        def reach(candidate: GPT) -> float:
+            return moved(zsl, self.answer(candidate, name, limit=len(few)).internals)
+
+        return FineTuned(matched(first, student, reach, moved(zsl, ft)), [])
 
     def trial(self, what: str, train: Train, start: Callable[[int], GPT] | None = None) -> pd.DataFrame:
         """Train in one way in every run, and hold the trained model against ICL.

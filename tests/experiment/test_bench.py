@@ -5,8 +5,8 @@ from toys import save_checkpoint, toy_task
 
 import iclnb
 from iclnb.experiment import compare
-from iclnb.experiment.bench import IF_FT, Bench
-from iclnb.experiment.controls import untrained
+from iclnb.experiment.bench import IF_FT, Bench, moved
+from iclnb.experiment.controls import random_update, untrained
 from iclnb.experiment.finetune import FineTuned
 from iclnb.experiment.results import Results
 
@@ -43,6 +43,14 @@ def test_the_ceiling_is_what_icl_would_score_if_it_were_fine_tuning(bench):
         assert found[IF_FT + measure].tolist() == pytest.approx([1, 1])
     still = bench.trial("nothing", lambda first, name, draw: FineTuned(first, []))
     assert still[IF_FT + "projected"].tolist() == still["moved"].tolist() == [0, 0] and "Kendall" not in still
+
+
+def test_a_student_is_moved_as_far_as_fine_tuning_moves_the_model(bench):
+    noise = random_update(bench.model, bench.tuned("sst2", 1).model, seed=3, scale=4.0)
+    found = bench.move_as_far(bench.model, noise, "sst2", 1).model
+    zsl, ft, _ = (run.internals for run in bench.asked("sst2", 1))
+    there = bench.answer(found, "sst2").internals
+    assert moved(zsl, there) == pytest.approx(moved(zsl, ft), rel=0.05)
 
 
 def test_records_are_found_again_and_another_start_has_no_ceiling(bench, monkeypatch):
