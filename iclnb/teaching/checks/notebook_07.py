@@ -28,11 +28,15 @@ def combined_weights() -> Case:
     softmax, momentum = softmax_attention(q, k, eye), ema(eye, eta)  # (T, T), (T, T)
     unmasked = softmax_attention(q, k, eye, causal=False)  # (T, T)
     unscaled = softmax_attention(q, k, eye, scale=1.0)  # (T, T)
+    by_width = softmax_attention(q, k, eye, scale=1 / q.shape[1])  # (T, T)
+    late = unmasked.tril()  # (T, T) its rows do not sum to 1
     right = softmax + momentum  # (T, T)
     yield (q, k, eta), right
     yield softmax, "these are the softmax weights alone; the weights of momentum are missing"
     yield momentum, "these are the weights of momentum alone; the softmax weights are missing"
     yield unmasked + momentum, "the softmax looks ahead: mask the scores of positions after t before it"
     yield unscaled + momentum, "the scores are not scaled; divide them by the square root of D"
+    yield by_width + momentum, "the scores are divided by D; divide them by its square root"
+    yield late + momentum, "you masked after the softmax, so its rows do not sum to 1; mask the scores before it"
     yield right / right.sum(1, keepdim=True), "you normalised the rows; momentum attention adds its weights on top"
     yield (1 - eta) * softmax + eta * momentum, "this is a weighted mean; momentum attention is a plain sum"

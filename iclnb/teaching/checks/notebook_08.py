@@ -14,6 +14,7 @@ def nesterov_sum() -> Case:
     m = ema(v, eta, method="loop")  # (T, D)
     newest = torch.cat([torch.zeros(1, 4), v[:-1]])  # (T, D) v_{t-1}
     yield (v, eta), eta * (newest + m)  # (T, D)
+    yield eta * (v.roll(1, 0) + m), "position 0 gets the last value: roll wraps around; put a row of zeros in its place"
     yield m, "this is the momentum sum itself; Nesterov's step looks one step ahead"
     yield newest + eta * m, "the scale is PyTorch's: the newest value must weigh eta (1 + eta), not 1 + eta"
     yield eta * (v + m), "position t uses its own value v_t; the newest value that it may use is v_{t-1}"

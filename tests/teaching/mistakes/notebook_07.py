@@ -26,6 +26,12 @@ MISTAKES = [
     (checks.combined_weights, lambda q, k, eta: tril(5, eta), "the softmax weights are missing"),
     (checks.combined_weights, lambda q, k, eta: softmax(q, k, masked=False) + tril(5, eta), "the softmax looks ahead"),
     (checks.combined_weights, lambda q, k, eta: softmax(q, k, scale=1) + tril(5, eta), "the scores are not scaled"),
+    (checks.combined_weights, lambda q, k, eta: softmax(q, k, scale=1 / 4) + tril(5, eta), "are divided by D"),
+    (
+        checks.combined_weights,
+        lambda q, k, eta: softmax(q, k, masked=False).tril() + tril(5, eta),
+        "you masked after the softmax",
+    ),
     (
         checks.combined_weights,
         lambda q, k, eta: (A := softmax(q, k) + tril(5, eta)) / A.sum(1, keepdim=True),

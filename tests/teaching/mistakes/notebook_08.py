@@ -32,6 +32,7 @@ def forget(q, k, v, keep, scale=0.5, sign=1, diagonal=1):
 
 
 MISTAKES = [
+    (checks.nesterov_sum, lambda v, eta: eta * (v.roll(1, 0) + momentum(v, eta)), "roll wraps around"),
     (checks.nesterov_sum, momentum, "this is the momentum sum itself"),
     (checks.nesterov_sum, lambda v, eta: newest(v) + eta * momentum(v, eta), "the scale is PyTorch's"),
     (checks.nesterov_sum, lambda v, eta: eta * (v + momentum(v, eta)), "position t uses its own value"),
