@@ -20,7 +20,7 @@ from common import SHAPES, Clock, budget, config_of, folder_for, parse, record, 
 from iclnb.experiment.batching import common_opening
 from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import stream
-from iclnb.experiment.run import measure_streams
+from iclnb.experiment.run import measure_streams, references_of
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.tasks.prompts import encode_task
 from iclnb.tasks.task import TASKS
@@ -129,7 +129,8 @@ def one_task(model: GPT, tokenizer, task, k: int, batch_size: int | None, limit:
         "icl": Timed(stream(model, icl, **how)),
     }
     with Clock() as whole:
-        measure_streams(runs["zsl"], runs["ft"], runs["icl"], icl, tuned.queries)
+        references = references_of(tuned.model, icl, batch_size=batch_size)
+        measure_streams(runs["zsl"], runs["ft"], runs["icl"], icl, tuned.queries, references)
     times = {name: run.seconds for name, run in runs.items()}
     opening = len(common_opening(icl.queries))  # encoded once, with the prefix
     lengths = [len(query) - opening for query in icl.queries]

@@ -104,9 +104,7 @@ def run_task(
     say("zero-shot, fine-tuned and in-context predictions")
     asked = ((model, encoded.zero_shot), (tuned.model, encoded.zero_shot), (model, encoded))  # ZSL, FT, ICL
     streams = (stream(student, questions, record=True, **options) for student, questions in asked)
-    references = dataclasses.replace(encoded.zero_shot, queries=encoded.queries[:REFERENCES])
-    at_others = predict(tuned.model, references, record=True, **options).internals if len(encoded.queries) > 1 else None
-    runs, found = measure_streams(*streams, encoded, tuned.queries, at_others)
+    runs, found = measure_streams(*streams, encoded, tuned.queries, references_of(tuned.model, encoded, **options))
     return {
         "n": len(encoded.queries),
         "k_used": encoded.prompt.k,
@@ -138,6 +136,14 @@ def make_plan(
         most = HELD_OUT if limit is None else min(HELD_OUT, limit)  # no finer than what is asked for in the end
         judge = encode_task(model.config, tokenizer, held_out(task, k, seed, most), 0, seed)
     return Plan(encoded, judge, seed, lr)
+
+
+def references_of(tuned: GPT, encoded: EncodedTask, **options: Any) -> Internals | None:
+    """What fine-tuning does at the first examples, as floors.measures_with_floors wants it; options as in few_shot."""
+    if len(encoded.queries) < 2:
+        return None
+    first = dataclasses.replace(encoded.zero_shot, queries=encoded.queries[:REFERENCES])
+    return predict(tuned, first, record=True, **options).internals
 
 
 def measure_streams(
