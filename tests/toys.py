@@ -4,7 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from gguf import MODEL_ARCH as ARCH
+from gguf import GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quantize
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     GPT2Config,
@@ -26,6 +29,9 @@ TEXT = [
     "Sentence: a cold and tired film Label: Negative",
     "Review: Input: Type: Sentiment: Article: Question: Answer: True, False, or Neither?",
 ]
+
+# Every type that the gguf package can write, as far as transformers reads it; the last two take rows of 256.
+QUANTISED = [GGMLQuantizationType[name] for name in "F16 BF16 Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 MXFP4 TQ1_0 TQ2_0".split()]
 
 
 def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=400, positions=256, seed=0, **extra):
@@ -114,3 +120,84 @@ def script(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def save_gguf(
+    file: Path, kind: str = "llama", stored: GGMLQuantizationType = GGMLQuantizationType.F32, edit=None, **shape
+):
+    """A random GGUF file with the tokenizer of save_fairseq_tokenizer, written as llama.cpp's own script writes it.
+
+    Args:
+        file: to write.
+        kind: "llama", "qwen2" or "gpt2".
+        stored: the type of all matrices; vectors are float32, as ever.
+        edit: called with the metadata and the tensors, name -> (type, array), to change them before they are written.
+        shape: of hf_model.
+
+    Returns:
+        transformers' model of the same weights, before they were quantised.
+    """
+    model = hf_model(kind, **({"width": 256, "positions": 1024, "vocab": 400} | shape))
+    c, file = model.config, Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_fairseq_tokenizer(file.parent, c.vocab_size)
+    entries = json.loads((file.parent / "vocab.json").read_text())
+    tokens = sorted(entries, key=entries.get)
+    tokens += [f"<|{i}|>" for i in range(len(tokens), c.vocab_size)]
+    merges = [line for line in (file.parent / "merges.txt").read_text().splitlines() if not line.startswith("#")]
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (file.parent / name).unlink()
+    metadata = {
+        f"{kind}.block_count": c.num_hidden_layers,
+        f"{kind}.context_length": c.max_position_embeddings,
+        f"{kind}.embedding_length": c.hidden_size,
+        f"{kind}.feed_forward_length": 4 * c.hidden_size if kind == "gpt2" else c.intermediate_size,
+        f"{kind}.attention.head_count": c.num_attention_heads,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2" if kind == "gpt2" else "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": len(tokens) - 1,
+        "tokenizer.ggml.eos_token_id": len(tokens) - 2,
+    }
+    if kind == "gpt2":
+        metadata["gpt2.attention.layer_norm_epsilon"] = c.layer_norm_epsilon
+    else:
+        metadata |= {
+            f"{kind}.attention.head_count_kv": c.num_key_value_heads,
+            f"{kind}.attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+            f"{kind}.rope.freq_base": c.rope_parameters["rope_theta"],
+            f"{kind}.vocab_size": c.vocab_size,
+        }
+    if kind == "llama":
+        metadata["llama.rope.dimension_count"] = c.hidden_size // c.num_attention_heads
+    tensors = {name: (stored if w.ndim > 1 else GGMLQuantizationType.F32, w) for name, w in _gguf_tensors(model, kind)}
+    if edit is not None:
+        edit(metadata, tensors)
+    writer = GGUFWriter(file, metadata.pop("general.architecture", kind))
+    for key, value in metadata.items():
+        of_kind = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        of_kind[type(value)](key, value)
+    for name, (type_, weight) in tensors.items():
+        writer.add_tensor(name, quantize(weight, type_) if type_ in QUANTISED else weight, raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+def _gguf_tensors(model, kind: str):
+    """Names and arrays of a GGUF file: the Hub's, but for the order of Llama's rows, and of GPT-2's axes."""
+    c, names = model.config, get_tensor_name_map({"llama": ARCH.LLAMA, "qwen2": ARCH.QWEN2, "gpt2": ARCH.GPT2}[kind], 9)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        weight, (module, _, part) = tensor.numpy(), name.rpartition(".")
+        heads = {"q_proj": c.num_attention_heads, "k_proj": getattr(c, "num_key_value_heads", None)}
+        if kind == "llama" and (H := heads.get(module.rpartition(".")[2])):
+            weight = weight.reshape(H, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
+        if kind == "gpt2" and part == "weight" and module.rpartition(".")[2] in ("c_attn", "c_proj", "c_fc"):
+            weight = weight.T
+        yield f"{names.get_name(module)}.{part}", np.ascontiguousarray(weight)

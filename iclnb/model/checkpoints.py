@@ -1,10 +1,11 @@
-"""Named models, local folders and Hub ids -> GPT and tokenizer; and back to a folder."""
+"""Named models, local folders, GGUF files and Hub ids -> GPT and tokenizer; and back to a folder."""
 
 import json
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,8 +14,11 @@ from torch import nn
 
 from iclnb.attention.precision import has_bf16
 from iclnb.model.gpt import GPT
-from iclnb.model.layouts import MOMENTUM, Layout, layout_for, read_config, write_config
+from iclnb.model.layouts import MOMENTUM, CheckpointError, Layout, layout_for, read_config, write_config
 from iclnb.paths import EMBEDDED, chosen_model, data_folder
+
+if TYPE_CHECKING:
+    from iclnb.model.gguf_files import GGUFFile
 
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -23,19 +27,16 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.f
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "*token*.json", "vocab.json", "merges.txt")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is unknown, unsupported, incomplete or corrupt."""
-
-
 def load(
     name: str | Path = "auto", device: str = "auto", dtype: str | torch.dtype = "auto", revision: str = "main"
 ) -> tuple[GPT, Any]:
     """Load a GPT and its tokenizer.
 
     Args:
-        name: "pocket-gpt", a short name ("fairseq-dense-1.3B", "gpt2", ...), a local folder in the Hub's layout, or a
-            Hub id "owner/name" of a supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); "auto" is what the
-            environment variable ICLNB_MODEL says, else "pocket-gpt".
+        name: "pocket-gpt"; a short name
+            ("fairseq-dense-1.3B", "gpt2", ...); a local folder in the Hub's layout or a Hub id "owner/name" of a
+            supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); a GGUF file (Llama, Qwen2, GPT-2), or a
+            folder with one; "auto" is what the environment variable ICLNB_MODEL says, else "pocket-gpt".
         device: "auto" (the GPU if there is one; for pocket-gpt the CPU), or a torch device.
         dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none; for pocket-gpt on a CPU
             float64, so that what is computed with it comes out the same on every machine), or "float32", "float64",
@@ -89,20 +90,22 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def find_folder(name: str | Path, revision: str = "main") -> Path:
-    """The local folder of a checkpoint, fetched from the Hub where needed.
+    """The local folder of a checkpoint, fetched from the Hub where needed, or its GGUF file.
 
     Raises:
-        CheckpointError: no such embedded model, folder or Hub repository, or no network.
+        CheckpointError: no such embedded model, folder, file or Hub repository, or no network.
     """
     if name == EMBEDDED:
         return data_folder() / name
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if (place := Path(name).expanduser()).exists():
+        return place
     hub_id = HUB_IDS.get(str(name), str(name))
-    if hub_id.count("/") != 1 or Path(name).is_absolute() or str(name).startswith((".", "~")):
+    local = Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).endswith(".gguf")
+    if hub_id.count("/") != 1 or local:
         known = ", ".join([EMBEDDED, *HUB_IDS])
         raise CheckpointError(
-            f"model is {str(name)!r}: not a folder here; known are {known}, a folder, or a Hub id owner/name"
+            f"model is {str(name)!r}: neither a folder nor a file here; known are {known}, a folder, a GGUF file, or a "
+            f"Hub id owner/name"
         )
     from huggingface_hub import snapshot_download
 
@@ -117,33 +120,74 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
-    """A GPT whose parameters come one by one from the safetensors files in `folder`, straight to device and dtype.
+    """A GPT whose parameters come one by one from safetensors files or a GGUF file, straight to device and dtype.
 
     Raises:
-        CheckpointError: no config.json or weights, an unsupported architecture, or incomplete or corrupt files.
+        CheckpointError: no config.json or weights, an unsupported architecture or quantisation, or files that are
+            incomplete or corrupt.
     """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
+    source = _open_checkpoint(folder)
     try:
-        raw = json.loads(config_file.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{config_file} is not JSON ({error})") from error
-    try:
-        layout, config = read_config(raw)
+        layout, config = read_config(source.config)
     except KeyError as error:
-        raise CheckpointError(f"{config_file} lacks the entry {error}") from error
+        raise CheckpointError(f"{source.said_in} lacks the entry {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{config_file}: {error}") from error
+        raise CheckpointError(f"{source.said_in}: {error}") from error
     with torch.device("meta"):
         model = GPT(config)  # shapes only
-    _fill(model, layout, folder, device, dtype)
+    _fill(model, layout, source, device, dtype)
     return model.eval()
 
 
-def _fill(model: GPT, layout: Layout, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Give every parameter of a model on the meta device its tensor from the files in `folder`."""
-    where = _tensor_files(folder)
+def _gguf_in(place: Path) -> Path | None:
+    """The GGUF file that a path means: the file itself, or the only one in a folder without config.json; else None.
+
+    Raises:
+        CheckpointError: a file of another kind, or a folder with several.
+    """
+    if place.is_file():
+        return place
+    files = sorted(place.glob("*.gguf"))
+    if not files or (place / "config.json").is_file():
+        return None
+    if len(files) > 1:
+        raise CheckpointError(f"{place} holds {len(files)} GGUF files, {files[0].name} and others; pass one of them")
+    return files[0]
+
+
+def _open_checkpoint(place: Path) -> "_Folder | GGUFFile":
+    """What holds a checkpoint's configuration and tensors."""
+    if (file := _gguf_in(place)) is None:
+        return _Folder(place)
+    from iclnb.model.gguf_files import GGUFFile  # its package takes long to import, and most models do without
+
+    return GGUFFile(file)
+
+
+class _Folder:
+    """A checkpoint in the Hub's layout, read tensor by tensor; it has the attributes of GGUFFile."""
+
+    def __init__(self, folder: Path):
+        self.place, self.said_in = folder, folder / "config.json"
+        if not self.said_in.is_file():
+            raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
+        try:
+            self.config = json.loads(self.said_in.read_text())
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{self.said_in} is not JSON ({error})") from error
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        return _tensor_files(self.place)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with _open(self.files[name]) as tensors:  # for each tensor, since an open file keeps all it has read in memory
+            return tensors.get_tensor(name)
+
+
+def _fill(model: GPT, layout: Layout, source: "_Folder | GGUFFile", device: torch.device, dtype: torch.dtype) -> None:
+    """Give every parameter of a model on the meta device its tensor from the source."""
+    where, folder = source.files, source.place
     found = {name.removeprefix(layout.prefix): name for name in where}
     wanted: list[tuple[str, str, int | None]] = []
     parameters = dict(model.named_parameters())
@@ -157,12 +201,11 @@ def _fill(model: GPT, layout: Layout, folder: Path, device: torch.device, dtype:
         if not name.endswith(layout.ignored):
             raise CheckpointError(f"{folder} holds the tensor {found[name]}, which this architecture has no place for")
     for ours, theirs, part in wanted:
-        file = where[found[theirs]]
-        with _open(file) as tensors:  # opened for each tensor, since an open file keeps all it has read in memory
-            tensor = layout.unpack(theirs, part, tensors.get_tensor(found[theirs]), model.config.n_head)
+        tensor = layout.unpack(theirs, part, source.tensor(found[theirs]), model.config.n_head)
         if tensor.shape != parameters[ours].shape:
             shape, expected = tuple(tensor.shape), tuple(parameters[ours].shape)
-            raise CheckpointError(f"{found[theirs]} in {file.name} gives {shape} where config.json says {expected}")
+            file, said_in = where[found[theirs]].name, source.said_in.name
+            raise CheckpointError(f"{found[theirs]} in {file} gives {shape} where {said_in} says {expected}")
         _assign(model, ours, tensor.to(device=device, dtype=dtype))
     if model.config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
@@ -204,11 +247,15 @@ def _open(file: Path):
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, through transformers and never with code from the checkpoint.
+    """The tokenizer in `folder` or in a GGUF file, through transformers and never with code from the checkpoint.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
+    if (file := _gguf_in(folder)) is not None:
+        from iclnb.model.gguf_files import gguf_tokenizer
+
+        return gguf_tokenizer(file)
     from transformers import AutoTokenizer, PreTrainedConfig
 
     if not (folder / "tokenizer.json").is_file() and not all(

@@ -21,6 +21,10 @@ ROPE = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"} 
 PACKED = ("attn.q_proj", "attn.k_proj", "attn.v_proj")  # one tensor of some files holds all three, in this order
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that is unknown, unsupported, incomplete or corrupt."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """One checkpoint layout of the Hub.
@@ -96,12 +100,12 @@ class Layout:
 
     def unpack(self, theirs: str, part: int | None, tensor: Tensor, n_head: int) -> Tensor:
         """Our parameter out of the file's tensor: turned to (out, in), and the third that is asked for."""
-        tensor = tensor.T if self._is_transposed(theirs) else tensor
+        tensor = tensor.T if self.is_transposed(theirs) else tensor
         if part is None:
             return tensor.contiguous()
         if self.interleaved:
             return tensor.unflatten(0, (n_head, 3, -1))[:, part].flatten(0, 1).contiguous()
-        return tensor.chunk(3, dim=0)[part].contiguous()
+        return tensor.tensor_split(3, dim=0)[part].contiguous()
 
     def pack(self, theirs: str, parts: list[Tensor], n_head: int) -> Tensor:
         """The file's tensor out of our parameter, or out of our q, k and v."""
@@ -111,9 +115,10 @@ class Layout:
             tensor = torch.stack([p.unflatten(0, (n_head, -1)) for p in parts], dim=1).flatten(0, 2)
         else:
             tensor = torch.cat(parts)
-        return (tensor.T if self._is_transposed(theirs) else tensor).contiguous()
+        return (tensor.T if self.is_transposed(theirs) else tensor).contiguous()
 
-    def _is_transposed(self, theirs: str) -> bool:
+    def is_transposed(self, theirs: str) -> bool:
+        """Whether the file has this tensor as (in, out)."""
         return theirs.endswith("weight") and any(f".{name}." in theirs for name in self.transposed)
 
 
