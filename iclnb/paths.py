@@ -1,7 +1,9 @@
-"""Where the project's own data lies, where results go, which model the environment asks for, how a file is written."""
+"""Where data, results and fetched models lie, which model the environment asks for, how a file is written whole."""
 
 import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 __version__ = "0.1.0"  # of this package; every stored result carries it
 EMBEDDED = "pocket-gpt"
@@ -25,6 +27,12 @@ def chosen_model() -> str:
 def results_folder() -> Path:
     """The folder of stored results that the environment variable ICLNB_RESULTS names; `results` where it is not set."""
     return Path(os.environ.get("ICLNB_RESULTS") or "results")
+
+
+def cache_folder() -> Path:
+    """The folder of fetched models: ICLNB_CACHE where that is set, else iclnb in the user's cache folder."""
+    chosen = os.environ.get("ICLNB_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("iclnb", appauthor=False)
 
 
 def write_whole(file: Path, content: bytes) -> None:

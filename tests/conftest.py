@@ -54,3 +54,24 @@ def iclnb_data():
 def iclnb_models():
     """The folder of local checkpoints that ICLNB_MODELS names; without it the test is skipped."""
     return folder_from("ICLNB_MODELS")
+
+
+@pytest.fixture
+def smollm2():
+    """The folder of smollm2 in the cache folder; where it has not been fetched, the test is skipped."""
+    from iclnb.paths import cache_folder
+
+    if not (folder := cache_folder() / "smollm2").is_dir():
+        pytest.skip("smollm2 is not there; `make english` fetches it")
+    return folder
+
+
+@pytest.fixture
+def smollm2_wheel():
+    """The wheel that smollm2 comes in, where it lies in the cache folder; else the test is skipped."""
+    from iclnb.model.fetch import WHEELS
+    from iclnb.paths import cache_folder
+
+    if not (file := cache_folder() / WHEELS["smollm2"].file).is_file():
+        pytest.skip(f"{file.name} is not in the cache folder")
+    return file

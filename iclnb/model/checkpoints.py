@@ -15,7 +15,7 @@ from torch import nn
 from iclnb.attention.precision import has_bf16
 from iclnb.model.gpt import GPT
 from iclnb.model.layouts import MOMENTUM, CheckpointError, Layout, layout_for, read_config, write_config
-from iclnb.paths import EMBEDDED, chosen_model, data_folder
+from iclnb.paths import EMBEDDED, cache_folder, chosen_model, data_folder
 
 if TYPE_CHECKING:
     from iclnb.model.gguf_files import GGUFFile
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in ("125M", "355M", "1.3B", "2.7B")} | {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
+FETCHED = ("smollm2",)  # models that `python -m iclnb fetch` puts into the cache folder
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "*token*.json", "vocab.json", "merges.txt")
 
@@ -33,7 +34,7 @@ def load(
     """Load a GPT and its tokenizer.
 
     Args:
-        name: "pocket-gpt"; a short name
+        name: "pocket-gpt"; "smollm2", once `python -m iclnb fetch smollm2` has fetched it; a short name
             ("fairseq-dense-1.3B", "gpt2", ...); a local folder in the Hub's layout or a Hub id "owner/name" of a
             supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); a GGUF file (Llama, Qwen2, GPT-2), or a
             folder with one; "auto" is what the environment variable ICLNB_MODEL says, else "pocket-gpt".
@@ -93,16 +94,21 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
     """The local folder of a checkpoint, fetched from the Hub where needed, or its GGUF file.
 
     Raises:
-        CheckpointError: no such embedded model, folder, file or Hub repository, or no network.
+        CheckpointError: no such embedded model, folder, file or Hub repository; no network; or a model of the cache
+            folder that has not been fetched.
     """
     if name == EMBEDDED:
         return data_folder() / name
+    if name in FETCHED:
+        if not ((folder := cache_folder() / name) / "config.json").is_file():
+            raise CheckpointError(f"{name} is not in {folder} yet; this fetches it: python -m iclnb fetch {name}")
+        return folder
     if (place := Path(name).expanduser()).exists():
         return place
     hub_id = HUB_IDS.get(str(name), str(name))
     local = Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).endswith(".gguf")
     if hub_id.count("/") != 1 or local:
-        known = ", ".join([EMBEDDED, *HUB_IDS])
+        known = ", ".join([EMBEDDED, *FETCHED, *HUB_IDS])
         raise CheckpointError(
             f"model is {str(name)!r}: neither a folder nor a file here; known are {known}, a folder, a GGUF file, or a "
             f"Hub id owner/name"

@@ -235,7 +235,7 @@ def test_auto_is_the_environments_model(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize("name", ["pocket-gtp", "./nowhere", "a/b/c"])
 def test_unknown_models_are_refused(name):
-    with pytest.raises(CheckpointError, match="known are pocket-gpt, fairseq-dense-125M"):
+    with pytest.raises(CheckpointError, match="known are pocket-gpt, smollm2, fairseq-dense-125M"):
         load(name)
 
 
