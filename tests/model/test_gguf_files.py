@@ -59,8 +59,9 @@ def test_what_was_read_can_be_saved_in_the_hubs_layout(tmp_path):
     again, reads = load(tmp_path / "saved", device="cpu", dtype="float32")
     assert all(map(torch.equal, model.parameters(), again.parameters()))
     text = "Sentence: a warm film — déjà vu, 2008\n\n22 Label:<|399|>"
-    assert reads.encode(text) == tokenizer.encode(text)
-    assert reads.decode(reads.encode(text)) == text
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert reads.encode(text, add_special_tokens=False) == ids
+    assert reads.decode(ids) == text
 
 
 def test_a_folder_with_one_file_is_that_file(tmp_path):
