@@ -4,7 +4,7 @@ What a likeness could be at most is found by putting fine-tuning (FT) itself in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
@@ -55,6 +55,10 @@ class Bench:
         k, n: demonstrations, and evaluation examples.
         rates: learning rates, of which each run takes the best on `n` held-out training examples.
         results: where records are found and stored.
+
+    Attributes:
+        tuned: task's name, draw -> fine_tune of the model itself, once.
+        asked: task's name, draw -> the recorded runs of the model itself, once: ZSL, FT, ICL.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Bench:
         self.model, self.tokenizer, self.tasks, self.results = model, tokenizer, tasks, results
         self.k, self.n, self.rates = k, n, rates
         self.runs = [(name, draw) for name in names for draw in draws]
-        self._once = lru_cache(maxsize=None)(self._compute)
+        self.tuned, self.asked = cache(self._tuned), cache(self._asked)  # once a run
 
     def stored(self, what: str, name: str, draw: int, make: Callable[[], dict]) -> dict:
         """A record found by everything that it depends on, or else made; empty where training diverged."""
@@ -88,12 +92,10 @@ class Bench:
 
     def lr(self, name: str, draw: int) -> float:
         """The learning rate of a run."""
-        options = {"limit": self.n}
 
         def make() -> dict:
-            return {
-                "grid": rate_grid(self.model, self.tokenizer, self.tasks[name], self.k, draw, self.rates, **options)
-            }
+            data = (self.model, self.tokenizer, self.tasks[name])
+            return {"grid": rate_grid(*data, self.k, draw, self.rates, limit=self.n)}
 
         return best_rate(self.stored("rates", name, draw, make)["grid"])
 
@@ -105,13 +107,14 @@ class Bench:
         """The paper's fine-tuning, at the run's rate."""
         return train_on(first, self.sequences(name, draw), self.lr(name, draw), record=True)
 
-    def tuned(self, name: str, draw: int) -> FineTuned:
-        """fine_tune of the model itself, once."""
-        return self._once("tuned", name, draw)
+    def _tuned(self, name: str, draw: int) -> FineTuned:
+        """fine_tune of the model itself."""
+        return self.fine_tune(self.model, name, draw)
 
-    def asked(self, name: str, draw: int) -> tuple[Predictions, Predictions, Predictions]:
-        """The recorded runs of the model itself, once: ZSL, FT, ICL."""
-        return self._once("asked", name, draw)
+    def _asked(self, name: str, draw: int) -> tuple[Predictions, Predictions, Predictions]:
+        """The recorded runs of the model itself: ZSL, FT, ICL."""
+        zsl, icl = self.answer(self.model, name), self.answer(self.model, name, self.k, draw)
+        return zsl, self.answer(self.tuned(name, draw).model, name), icl
 
     def answer(
         self,
@@ -178,12 +181,6 @@ class Bench:
     def _kendall(icl: Predictions, after: Predictions, queries: Sequence[Tensor]) -> float:
         few = range(min(RANKED, len(icl.labels)))
         return compare.kendall(icl.internals[few], after.internals[few], icl.prompt.spans, queries).mean().item()
-
-    def _compute(self, what: str, name: str, draw: int) -> Any:
-        if what == "tuned":
-            return self.fine_tune(self.model, name, draw)
-        zsl, icl = self.answer(self.model, name), self.answer(self.model, name, self.k, draw)
-        return zsl, self.answer(self.tuned(name, draw).model, name), icl
 
     @cached_property
     def _identities(self) -> dict[str, Any]:
