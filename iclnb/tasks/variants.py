@@ -11,9 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from iclnb.language.miniatures import ARBITRARY_ANSWERS
+from iclnb.tasks.prompts import CONTENT_FREE, fill
 from iclnb.tasks.task import Example, Task, TaskError, shuffled
-
-CONTENT_FREE = ("N/A", "[MASK]", "")  # the three inputs of Zhao et al.
 
 
 def frozen(task: Task, k: int, seed: int) -> Task:
@@ -121,8 +120,8 @@ def content_free(task: Task) -> Task:
 
     The evaluation examples stay, because the longest of them decides how many demonstrations fit.
     """
-    texts = (task.spec.template.format(**dict.fromkeys(task.spec.fields, word)) for word in CONTENT_FREE)
-    return dataclasses.replace(task, evaluation=(*(Example(text, 0) for text in texts), *task.evaluation))
+    free = (Example(fill(task.spec, text), 0) for text in CONTENT_FREE)
+    return dataclasses.replace(task, evaluation=(*free, *task.evaluation))
 
 
 def contextual(log_probs: Tensor, bias: Tensor) -> Tensor:

