@@ -19,6 +19,7 @@ from iclnb.experiment.run import called, chances_of, resolve_seed_and_rate
 from iclnb.model.checkpoints import FETCHED, resolve_device
 from iclnb.model.fetch import fetch
 from iclnb.paths import chosen_model, results_folder
+from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.task import TASKS, Task
 from iclnb.training.loop import Data, find_accelerator, place
 from iclnb.training.perplexity import Perplexity
@@ -63,25 +64,19 @@ def table(options: argparse.Namespace) -> None:
 def setting_of(task: Task, options: argparse.Namespace) -> Setting:
     """The setting of a grid that `table` shows for one task."""
     seed, lr = resolve_seed_and_rate(task, options.seed, options.lr)
-    names = ("model", "source", "k", "limit", "position", "device", "dtype", "batch_size")
+    names = ("model", "source", "k", "limit", "calibrate", "position", "device", "dtype", "batch_size")
     same = {name: getattr(options, name) for name in names}
-    return Setting(task=task.name, method="compare", seed=seed, lr=lr, **same)
+    prompt_format = PromptFormat(*options.prompt) if options.prompt else None
+    return Setting(task=task.name, method="compare", seed=seed, lr=lr, prompt_format=prompt_format, **same)
 
 
 def render(records: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
-    """The records as two tables of text: accuracy with intervals, and the measures beside their controls."""
+    """The records as tables of text: accuracy with intervals, and the measures beside their controls."""
     accuracy = [
-        {
-            "task": name,
-            "n": str(record["n"]),
-            "k": str(record["k_used"]),
-            "seed": str(record["seed"]),
-            "lr": f"{record['lr']:g}",
-        }
-        | {
-            run.upper(): "{mean:.1f} [{low:.1f}, {high:.1f}]".format(**record["accuracy"][run])
-            for run in ("zsl", "ft", "icl")
-        }
+        {"task": name}
+        | {column: str(record[entry]) for column, entry in (("n", "n"), ("k", "k_used"), ("seed", "seed"))}
+        | {"lr": f"{record['lr']:g}"}
+        | _accuracies(record)
         for name, record in records.items()
     ]
     labels, keys = zip(*_rows(records), strict=True)
@@ -91,16 +86,28 @@ def render(records: dict[str, dict[str, Any]], options: argparse.Namespace) -> s
         means = {run: _average(r["accuracy"][run]["mean"] for r in records.values()) for run in ("zsl", "ft", "icl")}
         accuracy.append({"task": "mean"} | {run.upper(): f"{mean:.1f}" for run, mean in means.items()})
         found["mean"] = found.mean(axis=1)
+    prompt_format = PromptFormat(**next(iter(records.values()))["format"])
     text = [
-        f"{options.model}, source {options.source}, position {options.position}",
+        f"{options.model}, source {options.source}, position {options.position}, prompt {prompt_format}",
         "",
         "Accuracy, % [95 % interval]: zero-shot, fine-tuned keys and values, in-context learning",
         pd.DataFrame(accuracy).fillna("").to_string(index=False, justify="left"),
         "",
+    ]
+    if options.calibrate:
+        after = pd.DataFrame({"task": name} | _accuracies(record["calibrated"]) for name, record in records.items())
+        text += ["The same after contextual calibration", after.to_string(index=False, justify="left"), ""]
+    text += [
         "ICL against FT: each measure and, indented, what it is with something else in FT's place (nan: undefined)",
         found.to_string(float_format=lambda x: f"{x:.3f}", na_rep="nan"),
     ]
     return "\n".join(text)
+
+
+def _accuracies(entry: dict[str, Any]) -> dict[str, str]:
+    """Accuracy of the three ways with its interval, as text."""
+    shown = "{mean:.1f} [{low:.1f}, {high:.1f}]"
+    return {run.upper(): shown.format(**entry["accuracy"][run]) for run in ("zsl", "ft", "icl")}
 
 
 def _rows(records: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
@@ -223,6 +230,14 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--k", type=int, default=32, help="demonstrations (default: 32, or as many as fit)")
     sub.add_argument("--seed", type=int, help="of the demonstrations (default: 1, or the published one)")
     sub.add_argument("--lr", type=rate, default="held-out", help="a number, held-out (default) or published")
+    sub.add_argument(
+        "--prompt",
+        nargs=2,
+        metavar=("START", "SEPARATOR"),
+        type=lambda text: text.replace("\\n", "\n"),
+        help="token before everything, and what ends a demonstration (default: <s> </s>, or what the model brings)",
+    )
+    sub.add_argument("--calibrate", action="store_true", help="also show accuracies after contextual calibration")
     sub.add_argument("--position", choices=POSITIONS, default="query", help="recorded position (default: query)")
     sub.add_argument("--batch-size", type=int, help="queries a forward pass (default: from free memory)")
     sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")

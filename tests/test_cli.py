@@ -180,3 +180,19 @@ def test_divergence_is_said_and_is_no_traceback(run):
 def test_the_module_runs_from_the_shell():
     done = subprocess.run([sys.executable, "-m", "iclnb", "--version"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip() == cli.iclnb.__version__
+
+
+def test_a_prompt_of_another_format_and_calibration_are_shown_and_change_the_record(run):
+    _, plain, _ = run("--lr", "0.01", "--quiet", "--limit", "4")
+    status, out, _ = run("--lr", "0.01", "--quiet", "--limit", "4", "--calibrate", "--prompt", "</s>", r"\n\n")
+    assert status == 0
+    assert "prompt '<s>', then demonstrations that end in '</s>'" in plain and "calibration" not in plain
+    assert r"prompt '</s>', then demonstrations that end in '\n\n'" in out
+    before, after = out.split("The same after contextual calibration")
+    assert "ZSL" in before and [line.split()[0] for line in after.splitlines()[1:4]] == ["task", "sst2", "cb"]
+
+
+def test_a_prompt_that_cannot_be_is_refused_before_any_work(run):
+    status, _, err = run("--prompt", "two words", "x", "--lr", "0.01")
+    assert status == 2 and "start of a prompt is 'two words', which is no token of this model" in err
+    assert "fine-tuning" not in err

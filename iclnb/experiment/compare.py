@@ -283,5 +283,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _same_examples(*runs: Predictions) -> None:
+    if len({run.calibrated for run in runs}) != 1:
+        raise ValueError("some of the predictions are calibrated and some are not")
     if len({len(run.labels) for run in runs}) != 1 or not all(torch.equal(run.labels, runs[0].labels) for run in runs):
         raise ValueError("the predictions are not for the same examples: their gold labels differ")

@@ -20,6 +20,7 @@ from iclnb.attention.precision import widen
 from iclnb.model.gpt import GPT
 from iclnb.model.memory import needs_recomputing
 from iclnb.model.recorder import Recorder
+from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.prompts import build_prompt
 from iclnb.tasks.task import Task
 
@@ -91,11 +92,12 @@ def finetune(
     seed: int = 1,
     lr: float = 1e-3,
     *,
+    prompt_format: PromptFormat | None = None,
     record: bool = False,
     progress: bool = False,
 ) -> FineTuned:
     """finetune_attention with its losses and, with `record`, the query vectors of the training tokens (for Kendall)."""
-    sequences = build_prompt(model.config, tokenizer, task, k, seed).sequences
+    sequences = build_prompt(model.config, tokenizer, task, k, seed, prompt_format).sequences
     return train_on(model, sequences, lr, record=record, progress=progress)
 
 

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.finetune import DivergedError, train_on
 from iclnb.experiment.predict import NotFiniteError, Predictions, check_options, predict
 from iclnb.experiment.results import Results, identity
 from iclnb.experiment.run import FORM, accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
 from iclnb.model.checkpoints import load
 from iclnb.model.gpt import GPT
+from iclnb.tasks.formats import PromptFormat, own_format
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task, load_task
 
@@ -41,6 +43,8 @@ class Setting:
         k, seed: demonstrations and their seed, as in few_shot.
         lr: for "ft" the learning rate; for "compare" that, "held-out" or "published"; for "icl" None.
         limit: evaluation examples; None is all.
+        prompt_format: how the prompt is written; None is the model's own format.
+        calibrate: add what is answered after contextual calibration, under "calibrated".
         held_out: for "ft", how many training examples that are no demonstrations are predicted too.
         position: for "compare", as in few_shot.
         device, dtype: as in iclnb.load.
@@ -59,6 +63,8 @@ class Setting:
     seed: int = 1
     lr: float | str | None = None
     limit: int | None = None
+    prompt_format: PromptFormat | None = None
+    calibrate: bool = False
     held_out: int = 0
     position: str = "query"
     device: str = "auto"
@@ -99,9 +105,9 @@ def run_setting(setting: Setting, **progress: Any) -> dict[str, Any]:
         return run_task(*_loaded(setting), **_comparison(setting), **progress)
     model, encoded, judge = _encoded(setting)
     if setting.method == "icl":
-        return _entry(predict(model, encoded, batch_size=setting.batch_size)) | {"k_used": encoded.prompt.k}
+        return _answered(model, encoded, setting) | {"k_used": encoded.prompt.k}
     tuned = train_on(model, encoded.prompt.sequences, setting.lr)
-    record = _entry(predict(tuned.model, encoded.zero_shot, batch_size=setting.batch_size))
+    record = _answered(tuned.model, encoded.zero_shot, setting)
     if judge is not None:
         entry = _entry(predict(tuned.model, judge, batch_size=setting.batch_size))
         record |= {"held_out_accuracy": entry["accuracy"], "held_out_correct": entry["correct"]}
@@ -185,6 +191,8 @@ def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str
     task = loaded_task(setting.task, setting.source)
     known = _identity(setting.model, setting.device, setting.dtype, setting.task, setting.source)
     config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
+    tokenizer = loaded(setting.model, setting.device, setting.dtype)[1]
+    config["prompt_format"] = dataclasses.asdict(setting.prompt_format or own_format(tokenizer))
     if setting.method == "compare":
         config["seed"], config["lr"] = resolve_seed_and_rate(task, setting.seed, setting.lr)
         config["form"] = FORM
@@ -234,24 +242,33 @@ def _loaded(setting: Setting) -> tuple[GPT, Any, Task]:
 def _check(setting: Setting) -> None:
     """Raise ValueError for whatever run_setting would refuse, before any long work."""
     if setting.method == "compare":
-        make_plan(*_loaded(setting), **_comparison(setting))
+        make_plan(*_loaded(setting), **{n: x for n, x in _comparison(setting).items() if n != "calibrate"})
     else:
         _encoded(setting)
 
 
 def _comparison(setting: Setting) -> dict[str, Any]:
     """The arguments of run_task."""
-    return {name: getattr(setting, name) for name in ("k", "seed", "lr", "limit", "position", "batch_size")}
+    names = ("k", "seed", "lr", "limit", "prompt_format", "calibrate", "position", "batch_size")
+    return {name: getattr(setting, name) for name in names}
 
 
 def _encoded(setting: Setting) -> tuple[GPT, EncodedTask, EncodedTask | None]:
     """Model, task and held-out examples, if there are any, of a setting that is no comparison."""
     (model, tokenizer, task), judge = _loaded(setting), None
-    encoded = encode_task(model.config, tokenizer, task, setting.k, setting.seed, setting.limit)
+    encoded = encode_task(model.config, tokenizer, task, setting.k, setting.seed, setting.limit, setting.prompt_format)
     if setting.held_out:
         examples = held_out(task, setting.k, setting.seed, setting.held_out)
-        judge = encode_task(model.config, tokenizer, examples, 0, setting.seed)
+        judge = encode_task(model.config, tokenizer, examples, 0, setting.seed, prompt_format=setting.prompt_format)
     return model, encoded, judge
+
+
+def _answered(model: GPT, encoded: EncodedTask, setting: Setting) -> dict[str, Any]:
+    """What a model answers, and what after calibration where that is asked for."""
+    run = predict(model, encoded, batch_size=setting.batch_size)
+    if not setting.calibrate:
+        return _entry(run)
+    return _entry(run) | {"calibrated": _entry(calibrated(run, bias(model, encoded, setting.batch_size)))}
 
 
 def _entry(run: Predictions) -> dict[str, Any]:

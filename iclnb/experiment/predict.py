@@ -18,6 +18,7 @@ from iclnb.intervals import Estimate, share
 from iclnb.model.gpt import GPT, Prefix
 from iclnb.model.memory import free_bytes, query_bytes
 from iclnb.model.recorder import Recorder
+from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.prompts import EncodedTask, Prompt, encode_task
 from iclnb.tasks.task import Task
 
@@ -73,12 +74,14 @@ class Predictions:
         labels: gold labels, (n,) int64.
         prompt: what stood before every query.
         internals: present if recording was asked for.
+        calibrated: whether the log-probabilities are those after contextual calibration.
     """
 
     log_probs: Tensor
     labels: Tensor
     prompt: Prompt
     internals: Internals | None = field(default=None, repr=False)
+    calibrated: bool = False
 
     @property
     def predicted(self) -> Tensor:
@@ -123,6 +126,7 @@ def few_shot(
     seed: int = 1,
     *,
     limit: int | None = None,
+    prompt_format: PromptFormat | None = None,
     record: bool = False,
     position: str = "query",
     batch_size: int | None = None,
@@ -136,6 +140,7 @@ def few_shot(
         k: demonstrations wanted; those that do not fit the context are dropped (`.prompt.k` tells).
         seed: of the shuffle that demonstrations are taken from.
         limit: number of evaluation examples; None is all.
+        prompt_format: how the prompt is written; None is the model's own format, which for most is the paper's.
         record: keep the internals that iclnb.compare needs.
         position: the recorded position, "query" (the last token of the query) or "answer" (the sequence ends with the
             first answer, as in the official code).
@@ -151,7 +156,7 @@ def few_shot(
         ValueError: bad k, limit, batch_size or position; a query that is empty or does not fit.
         NotFiniteError: the model's log-probabilities are not finite.
     """
-    encoded = encode_task(model.config, tokenizer, task, k, seed, limit)
+    encoded = encode_task(model.config, tokenizer, task, k, seed, limit, prompt_format)
     return predict(model, encoded, record=record, position=position, batch_size=batch_size, progress=progress)
 
 

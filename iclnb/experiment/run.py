@@ -11,6 +11,7 @@ from torch import Tensor
 from iclnb import intervals
 from iclnb.experiment import compare
 from iclnb.experiment.batching import back_in_order
+from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
 from iclnb.experiment.floors import REFERENCES, measures_with_floors
 from iclnb.experiment.predict import (
@@ -24,13 +25,14 @@ from iclnb.experiment.predict import (
     stream,
 )
 from iclnb.model.gpt import GPT
+from iclnb.tasks.formats import PromptFormat, own_format
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
 SPLITS = ("held-out", "evaluation")
-FORM = 3  # of run_task's record: since 3 it holds the floors, Kendall at both levels, and each answer
+FORM = 4  # of run_task's record: since 3 it holds the floors, Kendall at both levels, each answer; since 4 the format
 CONTROLS = {  # the paper's
     "sim_aou": "sim_aou_random",
     "sim_am": "sim_am_zsl",
@@ -68,6 +70,8 @@ def run_task(
     seed: int | None = None,
     lr: float | str = "held-out",
     limit: int | None = None,
+    prompt_format: PromptFormat | None = None,
+    calibrate: bool = False,
     position: str = "query",
     batch_size: int | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -81,7 +85,9 @@ def run_task(
         lr: a learning rate; "held-out", the best of RATES on training examples that are no demonstrations, as many as
             are evaluated but no more than 200; or "published", the rate of the 1.3B model.
         limit: evaluation examples; None is all.
-        position, batch_size: as in few_shot.
+        prompt_format, position, batch_size: as in few_shot.
+        calibrate: add, under "calibrated", what the three ways answer after contextual calibration. The learning rate
+            is chosen without it all the same.
         say: called with a line of progress before each part.
 
     Returns:
@@ -93,7 +99,8 @@ def run_task(
         DivergedError: fine-tuning diverged at every rate that was tried.
     """
     options = {"position": position, "batch_size": batch_size}
-    plan = make_plan(model, tokenizer, task, k=k, seed=seed, lr=lr, limit=limit, **options)
+    same = {"k": k, "seed": seed, "lr": lr, "limit": limit, "prompt_format": prompt_format}
+    plan = make_plan(model, tokenizer, task, **same, **options)
     encoded, lr, grid = plan.encoded, plan.lr, []
     if plan.judge is not None:
         say("choosing a learning rate on held-out training examples")
@@ -105,28 +112,41 @@ def run_task(
     asked = ((model, encoded.zero_shot), (tuned.model, encoded.zero_shot), (model, encoded))  # ZSL, FT, ICL
     streams = (stream(student, questions, record=True, **options) for student, questions in asked)
     runs, found = measure_streams(*streams, encoded, tuned.queries, references_of(tuned.model, encoded, **options))
-    return {
+    record = {
         "n": len(encoded.queries),
         "k_used": encoded.prompt.k,
         "seed": plan.seed,
+        "format": dataclasses.asdict(prompt_format or own_format(tokenizer)),
         "lr": lr,
         "grid": grid,
-        "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
-        "gaps": accuracy_gaps(**runs),
-        "correct": {name: run.correct.int().tolist() for name, run in runs.items()},
+        **answers_entry(**runs),
         "measures": found,
     }
+    if calibrate:
+        free = [bias(student, questions, batch_size) for student, questions in asked]
+        after = {name: calibrated(run, b) for (name, run), b in zip(runs.items(), free, strict=True)}
+        record["calibrated"] = answers_entry(**after) | {"rec2ftp": rec2ftp_entry(**after)}
+    return record
 
 
 def make_plan(
-    model: GPT, tokenizer: Any, task: Task, *, k: int, seed: int | None, lr: float | str, limit: int | None, **options
+    model: GPT,
+    tokenizer: Any,
+    task: Task,
+    *,
+    k: int,
+    seed: int | None,
+    lr: float | str,
+    limit: int | None,
+    prompt_format: PromptFormat | None,
+    **options: Any,
 ) -> Plan:
     """The plan of run_task from its arguments; raises ValueError for whatever it would refuse."""
     seed, lr = resolve_seed_and_rate(task, seed, lr)
     check_options(**options)
     if k < 1:
         raise ValueError(f"k is {k}; comparing in-context learning with fine-tuning needs at least 1 demonstration")
-    encoded, judge = encode_task(model.config, tokenizer, task, k, seed, limit), None
+    encoded, judge = encode_task(model.config, tokenizer, task, k, seed, limit, prompt_format), None
     if encoded.prompt.k < 1:
         raise ValueError(
             f"k is {k}, but no demonstration of task {task.name} fits beside its longest query in the model's "
@@ -134,7 +154,8 @@ def make_plan(
         )
     if lr == "held-out":
         most = HELD_OUT if limit is None else min(HELD_OUT, limit)  # no finer than what is asked for in the end
-        judge = encode_task(model.config, tokenizer, held_out(task, k, seed, most), 0, seed)
+        apart = held_out(task, k, seed, most)
+        judge = encode_task(model.config, tokenizer, apart, 0, seed, prompt_format=prompt_format)
     return Plan(encoded, judge, seed, lr)
 
 
@@ -205,6 +226,7 @@ def rate_grid(
     *,
     on: str = "held-out",
     limit: int | None = HELD_OUT,
+    prompt_format: PromptFormat | None = None,
     batch_size: int | None = None,
 ) -> list[dict[str, Any]]:
     """Accuracy of fine-tuning at each learning rate.
@@ -215,7 +237,7 @@ def rate_grid(
         on: "held-out", the training examples after the first k in the shuffled order; or "evaluation", the evaluation
             split, which is how the paper chooses and is selection on the test data.
         limit: examples; None is all.
-        batch_size: as in few_shot.
+        prompt_format, batch_size: as in few_shot.
 
     Returns:
         For each rate {"lr", "accuracy"}; accuracy is None where fine-tuning diverged.
@@ -226,10 +248,11 @@ def rate_grid(
     if on not in SPLITS:
         raise ValueError(f"on is {on!r}; accepted are {', '.join(map(repr, SPLITS))}")
     check_options("query", batch_size)
-    encoded = encode_task(model.config, tokenizer, task, k, seed, limit)
+    encoded = encode_task(model.config, tokenizer, task, k, seed, limit, prompt_format)
     judge = encoded.zero_shot
     if on == "held-out":
-        judge = encode_task(model.config, tokenizer, held_out(task, k, seed, limit), 0, seed)
+        apart = held_out(task, k, seed, limit)
+        judge = encode_task(model.config, tokenizer, apart, 0, seed, prompt_format=prompt_format)
     return accuracy_by_rate(model, encoded.prompt.sequences, judge, rates, batch_size)
 
 
@@ -280,6 +303,15 @@ def accuracy_entry(run: Predictions) -> dict[str, float]:
     return (100 * run.interval).entry()
 
 
+def answers_entry(**runs: Predictions) -> dict[str, Any]:
+    """Accuracies of runs on the same examples, their differences, and which answers are right."""
+    return {
+        "accuracy": {name: accuracy_entry(run) for name, run in runs.items()},
+        "gaps": accuracy_gaps(**runs),
+        "correct": {name: run.correct.int().tolist() for name, run in runs.items()},
+    }
+
+
 def accuracy_gaps(**runs: Predictions) -> dict[str, dict[str, float]]:
     """Differences in accuracy of runs on the same examples, one - other in points, paired, by "one-other"."""
     right = {name: 100 * run.correct.double() for name, run in runs.items()}  # (n,) each
@@ -301,10 +333,14 @@ def measures(zsl: Predictions, ft: Predictions, icl: Predictions, queries: Seque
 
 
 def _entries(zsl: Predictions, ft: Predictions, icl: Predictions, found: dict[str, Tensor]) -> dict[str, Any]:
-    """Rec2FTP with its two counts, its mean None where it is undefined; and the measures by example and layer."""
+    """Rec2FTP, and the measures by example and layer."""
+    return {"rec2ftp": rec2ftp_entry(zsl, ft, icl)} | layered_entries(found)
+
+
+def rec2ftp_entry(zsl: Predictions, ft: Predictions, icl: Predictions) -> dict[str, Any]:
+    """Rec2FTP with its two counts; its mean is None where it is undefined."""
     recall = compare.rec2ftp(zsl, ft, icl)
-    entry = {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}
-    return {"rec2ftp": entry} | layered_entries(found)
+    return {"mean": recall.percent if recall.total else None, "both": recall.both, "total": recall.total}
 
 
 def layered_entries(values: dict[str, Tensor]) -> dict[str, Any]:

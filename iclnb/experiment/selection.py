@@ -139,10 +139,11 @@ def judge(setting: Candidate) -> dict[str, Any]:
     """
     model, tokenizer = loaded(setting.model, setting.device, setting.dtype)
     task, k, seed = loaded_task(setting.task, setting.source), setting.k, setting.seed
-    encoded = {"": encode_task(model.config, tokenizer, task, k, seed, setting.limit)}
+    written = {"prompt_format": setting.prompt_format}
+    encoded = {"": encode_task(model.config, tokenizer, task, k, seed, setting.limit, **written)}
     if setting.held_out:
         apart = held_apart(task, setting.most, setting.seeds, setting.held_out)
-        encoded["held_out_"] = encode_task(model.config, tokenizer, apart, k, seed)
+        encoded["held_out_"] = encode_task(model.config, tokenizer, apart, k, seed, **written)
     record = {"k_used": encoded[""].prompt.k}
     if setting.method == "ft":
         tuned = train_on(model, encoded[""].prompt.sequences, setting.lr)

@@ -21,6 +21,7 @@ from iclnb.experiment import grid
 from iclnb.experiment.grid import Setting, run_grid, run_setting
 from iclnb.experiment.results import Results
 from iclnb.experiment.run import held_out, run_task
+from iclnb.tasks.formats import PromptFormat
 
 LISTS = ["correct", "losses", "held_out_correct"]  # columns whose entries are lists
 
@@ -301,3 +302,10 @@ def test_a_cluster_loses_and_doubles_nothing_when_workers_are_killed(place, tmp_
     assert len(list(markers.glob("begun-3-*"))) == 2, "the worker was killed while it computed seed 3"
     here = run_grid([setting(place, seed=seed) for seed in range(1, 11)], Results(tmp_path / "here"))
     assert table[LISTS[:2]].equals(here[LISTS[:2]])
+
+
+def test_the_format_of_the_prompt_is_part_of_the_key(place):
+    plain = setting(place, method="icl")
+    named, other = (dataclasses.replace(plain, prompt_format=f) for f in (PromptFormat(), PromptFormat("<s>", "\n")))
+    keys = [grid.configuration(s) for s in (plain, named, other)]
+    assert keys[0] == keys[1] and keys[2] == keys[0] | {"prompt_format": {"start": "<s>", "separator": "\n"}}
