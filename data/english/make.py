@@ -7,7 +7,8 @@
 DIR holds the six real tasks, as `<task>/<split>.jsonl`. `compare` runs ZSL, FT and ICL with all measures and floors;
 `controls` the untrained model, layer-causal descent, labels that say nothing and other orders; `prompts` accuracy by
 number of demonstrations and by format. Each finished run is kept in --work, so that a command that was stopped goes on
-where it stopped. With --seeds 2 only the runs of the first two seeds are made; a later call adds the others.
+where it stopped. With --seeds 2 only the runs of the first two seeds are made; a later call adds the others. Delete a
+file of records to make it anew.
 """
 
 import argparse
@@ -54,16 +55,20 @@ class Experiment:
     Args:
         data: folder of the six tasks.
         work: folder of the finished runs.
+        known: records that are there already.
     """
 
-    def __init__(self, data: Path, work: Path):
+    def __init__(self, data: Path, work: Path, known: Sequence[dict[str, Any]] = ()):
         self.model, self.tokenizer = load(MODEL, device="cpu", dtype="float32")
-        self.data, self.results = data, Results(work)
+        self.data, self.results, self.known = data, Results(work), known
         self.task, self.asked = cache(self._task), cache(self._asked)
 
     def stored(self, kind: str, task: str, compute: Callable[[], dict], **which: Any) -> dict[str, Any]:
         """A record, found by its kind, task and whatever tells it from others, or else computed and timed."""
         config = {"kind": kind, "task": task, "n": N, "model": MODEL} | which
+        for record in self.known:
+            if config.items() <= record.items():
+                return record
 
         def timed() -> dict[str, Any]:
             start = time.process_time()
@@ -125,6 +130,18 @@ class Experiment:
             return self.icl(self.task(name), k, seed, FORMATS[written])
 
         return self.stored("prompt", name, compute, seed=seed, k=k, written=written)
+
+    def example(self, name: str) -> dict[str, Any]:
+        """A short prompt as the model reads it, and what it answers."""
+
+        def compute() -> dict[str, Any]:
+            task = self.task(name)
+            encoded = self.encoded(task, 3)
+            answered = predict(self.model, encoded).predicted[0]
+            text = self.tokenizer.decode(encoded.prompt.prefix + encoded.queries[0])
+            return {"prompt": text, "gold": task.answers[encoded.labels[0]], "answered": task.answers[answered]}
+
+        return self.stored("example", name, compute)
 
     def icl(self, task: Task, k: int, seed: int, prompt_format: PromptFormat | None = None) -> dict[str, Any]:
         """Which answers are right, before and after calibration."""
@@ -189,6 +206,7 @@ def controls(experiment: Experiment, seeds: Sequence[int]) -> Records:
 
 def prompts(experiment: Experiment, seeds: Sequence[int]) -> Records:
     """The records of `prompts`."""
+    yield experiment.example("sst2")
     for seed in seeds:
         yield from (experiment.prompt("sst2", k, written, seed) for k in (1, 4, 16) for written in FORMATS)
         yield from (experiment.prompt("agnews", k, "own", seed) for k in (1, 4, 16))
@@ -206,7 +224,7 @@ def rounded(value: Any) -> Any:
 COMMANDS = {"compare": compare, "controls": controls, "prompts": prompts}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and write its file of records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
@@ -214,9 +232,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds")
     parser.add_argument("--work", type=Path, default=Path("build/english"), help="folder of the finished runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the records")
-    options = parser.parse_args()
-    records = []
-    for record in COMMANDS[options.command](Experiment(options.data, options.work), SEEDS[: options.seeds]):
+    options = parser.parse_args(arguments)
+    files, records = [options.out / f"{name}.json" for name in COMMANDS], []
+    known = [record for file in files if file.is_file() for record in json.loads(file.read_text())["records"]]
+    experiment = Experiment(options.data, options.work, known)
+    for record in COMMANDS[options.command](experiment, SEEDS[: options.seeds]):
         records.append(rounded(record))
         which = " ".join(str(record[name]) for name in ("kind", "task", "seed", "order", "k") if name in record)
         print(f"{time.strftime('%H:%M')} {which}: {record['cpu_seconds']} s", flush=True)

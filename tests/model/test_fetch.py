@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from toys import save_gguf
+from toys import save_gguf, toy_task
 from transformers import AutoModelForCausalLM
 
 import iclnb.__main__ as cli
@@ -20,6 +20,7 @@ from iclnb.model.checkpoints import FETCHED, CheckpointError, load, load_model
 from iclnb.model.fetch import WHEELS, Wheel, fetch
 from iclnb.paths import cache_folder
 from iclnb.tasks.formats import PromptFormat, own_format
+from iclnb.tasks.prompts import build_prompt
 
 CPU = torch.device("cpu")
 
@@ -234,6 +235,15 @@ def test_smollm2_agrees_with_transformers_and_knows_some_english(smollm2):
     assert (logits - theirs).abs().max() < 1e-5 * theirs.abs().max()
     assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode(" 2008\n\n22")) == ["Ġ", "2", "0", "0", "8", "ĊĊ", "2", "2"]
+
+
+def test_smollm2s_prompts_are_texts_after_another(smollm2):
+    """Its <s> and </s> are those of a chat; demonstrations stand as texts do, two line breaks between words."""
+    model, tokenizer = load("smollm2", device="cpu", dtype="float32")
+    prompt = build_prompt(model.config, tokenizer, toy_task(), k=2, seed=1)
+    (_, first), (second, _) = prompt.spans
+    assert tokenizer.convert_ids_to_tokens(prompt.prefix[:1]) == ["<|endoftext|>"]
+    assert tokenizer.convert_ids_to_tokens(prompt.prefix[first:second]) == ["Ċ", "Ċ"]
 
 
 @torch.no_grad()
