@@ -74,7 +74,7 @@ def test_controls_and_prompts_are_what_they_are_called(recipe, data, tmp_path):
     shown = recorded("example", out)["sst2"][0]
     assert shown["prompt"].count("Label:") == 4 and {shown["gold"], shown["answered"]} <= set(SPECS["sst2"].answers)
     with pytest.raises(
-        ValueError, match="kind is 'nonsense'; recorded are example, labels, layer-causal, order, prompt, un"
+        ValueError, match="kind is 'nonsense'; recorded are example, labels, layer-causal, order, p"
     ):
         recorded("nonsense", out)
 
