@@ -73,9 +73,7 @@ def test_controls_and_prompts_are_what_they_are_called(recipe, data, tmp_path):
     assert {(r["k"], r["written"]) for r in asked} == {(k, f) for k in (1, 4, 16) for f in recipe.FORMATS}
     shown = recorded("example", out)["sst2"][0]
     assert shown["prompt"].count("Label:") == 4 and {shown["gold"], shown["answered"]} <= set(SPECS["sst2"].answers)
-    with pytest.raises(
-        ValueError, match="kind is 'nonsense'; recorded are example, labels, layer-causal, order, p"
-    ):
+    with pytest.raises(ValueError, match="kind is 'nonsense'; recorded are example, labels, layer-causal, order, p"):
         recorded("nonsense", out)
 
 
