@@ -1,5 +1,12 @@
 """iclnb: why can GPT learn in context? Derive it, run it, judge it."""
 
+import sys
+
+from iclnb import interrupts
+
+if sys.argv[:1] == ["-m"]:  # `python -m iclnb`, which takes seconds to import: a signal then is no traceback
+    interrupts.leave_at_once()
+
 from iclnb.experiment import compare
 from iclnb.experiment.finetune import finetune_attention
 from iclnb.experiment.predict import few_shot, zero_shot

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 
 import iclnb
+from iclnb import interrupts
 from iclnb.experiment.finetune import DivergedError
 from iclnb.experiment.grid import Setting, loaded_task, look, recorded
 from iclnb.experiment.predict import POSITIONS
@@ -21,6 +23,7 @@ from iclnb.model.fetch import fetch
 from iclnb.paths import chosen_model, results_folder
 from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.task import TASKS, Task
+from iclnb.training.claim import claim
 from iclnb.training.loop import Data, find_accelerator, place
 from iclnb.training.perplexity import Perplexity
 from iclnb.training.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
@@ -162,13 +165,16 @@ def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace
     shape = SHAPES[options.shape] | options.momentum
     if options.minutes is not None and processes > 1:
         raise ValueError(f"minutes is {options.minutes:g}, but {processes} processes need --tokens, the same for all")
-    data = training_data(options, rank, processes)
-    if options.minutes is not None:
-        data.steps = steps_in(options.minutes, data, device, **shape)
-    elif options.tokens is not None:
-        data.steps = steps_of(options.tokens, data)
-    how = {"device": device, "progress": not options.quiet, "accelerator": accelerator}
-    _, found = pretrain(options.out, data, options.seed, options.resume, **how, **shape)
+    how = {"device": device, "progress": not options.quiet, "accelerator": accelerator, "force": options.force}
+    with claim(options.out, options.resume, options.force, rank):  # before the long work begins
+        data = training_data(options, rank, processes)
+        if options.minutes is not None:
+            data.steps = steps_in(options.minutes, data, device, **shape)
+        elif options.tokens is not None:
+            data.steps = steps_of(options.tokens, data)
+        record, found = pretrain(options.out, data, options.seed, options.resume, **how, **shape)
+    if not record and rank == 0:
+        print(f"{options.out} holds the finished model already; nothing was left to do")
     if found:
         print(render_perplexity(found))
 
@@ -258,7 +264,7 @@ def add_fetch(commands: argparse._SubParsersAction) -> None:
 def add_pretrain(commands: argparse._SubParsersAction) -> None:
     """The options of `pretrain`."""
     sub = commands.add_parser("pretrain", help="train pocket-gpt from scratch, or a GPT on a text")
-    sub.set_defaults(command=run_pretraining, kept="--resume continues from the last checkpoint")
+    sub.set_defaults(command=run_pretraining, kept="nothing was done yet")
     sub.add_argument(
         "--out", type=Path, default="build/trained", help="folder of the finished model (default: build/trained)"
     )
@@ -283,13 +289,24 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--batch", type=int, help="rows of text a step, over all processes (default: 8; 350M: 16)")
     sub.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     sub.add_argument("--resume", action="store_true", help="continue a training that was stopped")
+    sub.add_argument("--force", action="store_true", help="overwrite a finished model in --out, once the new one is")
     sub.add_argument("--threads", type=int, default=1, help="of the CPU; another number rounds otherwise (default: 1)")
     sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 when interrupted."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, 1 for a failed run, 2 for bad input, 130 or 143 when SIGINT or SIGTERM ended it.
+    """
+    with interrupts.handled_by(interrupts.stop):
+        return run(arguments)
+
+
+def run(arguments: list[str] | None) -> int:
+    """What `main` does, under its handling of signals."""
     parser = argparse.ArgumentParser(prog="python -m iclnb", description=iclnb.__doc__)
     parser.add_argument("--version", action="version", version=iclnb.__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -306,9 +323,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ArithmeticError, OSError) as error:  # diverged, not finite, disk full
         print(f"iclnb: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"iclnb: stopped; {options.kept.format(out=options.out)}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"iclnb: stopped; {str(error) or options.kept.format(out=options.out)}", file=sys.stderr)
+        return 128 + getattr(error, "number", signal.SIGINT)
     return 0
 
 

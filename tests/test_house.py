@@ -170,7 +170,7 @@ def test_files_that_are_named_are_there():
 
 # From the ground up: a room imports from itself and from rooms before it, never from one after it.
 ROOMS = ["attention", "language", "model", "tasks", "experiment", "teaching", "training", "labs"]
-HEIGHT = {name: height for height, name in enumerate(["paths", "intervals", *ROOMS, "iclnb", "__main__"])}
+HEIGHT = {name: height for height, name in enumerate(["interrupts", "paths", "intervals", *ROOMS, "iclnb", "__main__"])}
 
 
 def modules():

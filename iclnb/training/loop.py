@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.attention.precision import has_bf16
+from iclnb.interrupts import Stopped
 from iclnb.paths import write_whole
 from iclnb.training.muon import Muon
 
@@ -133,6 +135,7 @@ def train(
     measure_every: int | None = None,
     progress: bool = True,
     accelerator: "Accelerator | None" = None,
+    stop: Callable[[], int] = lambda: 0,
 ) -> list[dict[str, float]]:
     """Train a model on deterministic batches.
 
@@ -153,6 +156,7 @@ def train(
         accelerator: shares the work among processes: `batches` gives each its part of the global batch, and all take
             the step that one process would take on the whole. The first one alone measures, writes and shows progress;
             all read the same folder. None is one process.
+        stop: asked after each step; the number of a signal ends the training there, with a checkpoint; 0 does not.
 
     Returns:
         The record, one row a measurement: step, tokens (targets, if they are something else), loss (weighted mean since
@@ -161,6 +165,7 @@ def train(
     Raises:
         TrainingError: the checkpoint is corrupt or of another run.
         FloatingPointError: the loss is no longer a finite number.
+        Stopped: `stop` asked for it.
         OSError: a checkpoint or the record cannot be written; the earlier one is untouched.
     """
     optimizers, device = make_optimizers(model, schedule), next(model.parameters()).device
@@ -199,11 +204,18 @@ def train(
             model.train()
             if folder is not None and rank == 0:
                 write_record(state["record"], Path(folder) / "training.csv")
-        if checkpoint is not None and (last or state["step"] % checkpoint_every == 0):
+        asked = stop()
+        if accelerator is not None:  # all processes stop at the same step
+            asked = int(total(torch.tensor(asked, device=device), accelerator)) and (asked or signal.SIGTERM)
+        if checkpoint is not None and (last or asked or state["step"] % checkpoint_every == 0):
             if hasattr(batches, "state_dict"):
                 state["places"] = gather(batches.state_dict(), accelerator)
             if rank == 0:
                 keep(checkpoint, state, identity, model, optimizers)
+        if asked:
+            bar.close()
+            kept = f"step {state['step']} of {schedule.steps} is kept; --resume continues there"
+            raise Stopped(asked, kept if checkpoint is not None else "nothing of the training is kept")
     bar.close()
     model.eval()
     return state["record"]
@@ -316,14 +328,19 @@ def restore(file: Path, identity: dict, model: nn.Module, optimizers: Sequence) 
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         raise TrainingError(f"{file} is corrupt (its checksum does not match); delete it to start anew")
     kept = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
-    for name in sorted(identity.keys() | kept["identity"].keys()):
-        ours, theirs = identity.get(name), kept["identity"].get(name)
-        if ours != theirs:
-            raise TrainingError(f"{file} is of another run: its {name} is {theirs}, asked for is {ours}")
+    check_identity(file, kept["identity"], identity)
     model.load_state_dict(kept["model"])
     for optimizer, moments in zip(optimizers, kept["optimizers"], strict=True):
         optimizer.load_state_dict(moments)
     return kept["state"]
+
+
+def check_identity(what: Path, kept: dict, asked: dict) -> None:
+    """Raises TrainingError where two trainings, one of them kept in a file or folder, are not the same."""
+    for name in sorted(asked.keys() | kept.keys()):
+        ours, theirs = asked.get(name), kept.get(name)
+        if ours != theirs:
+            raise TrainingError(f"{what} is of another run: its {name} is {theirs}, asked for is {ours}")
 
 
 def write_record(record: Sequence[dict[str, float]], file: Path) -> None:

@@ -3,6 +3,7 @@
 `python -m iclnb pretrain` is the command.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,20 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from iclnb.interrupts import noted
 from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
 from iclnb.language.tokenizer import build_tokenizer
 from iclnb.model.checkpoints import save
 from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.training.claim import Place, claim
 from iclnb.training.loop import (
     Batch,
     Data,
     Schedule,
     TrainingError,
+    check_identity,
     make_optimizers,
     place,
     share,
     train,
     training_step,
+    write,
     write_record,
 )
 from iclnb.training.measure import Measurement
@@ -88,6 +93,7 @@ def pretrain(
     progress: bool = True,
     device: str | torch.device = "cpu",
     accelerator: "Accelerator | None" = None,
+    force: bool = False,
     **shape: Any,
 ) -> tuple[list[dict[str, float]], list[Perplexity]]:
     """Train a GPT and write it to a folder, with its tokenizer.
@@ -100,66 +106,73 @@ def pretrain(
         progress: show a progress bar.
         device: where to train.
         accelerator: shares the work among processes, as in `train`.
+        force: a finished model in `out` may be overwritten.
         shape: entries of GPTConfig that differ from POCKET.
 
     Returns:
         The record of the training, and the perplexities of the held-out part, where there is one; they are also written
-        to `<out>/training.csv` and `<out>/perplexity.csv`. With several processes only the first has measurements.
+        to `<out>/training.csv` and `<out>/perplexity.csv`, and what the training was to `<out>/training.json`. With
+        several processes only the first has measurements. Both are empty where `resume` finds the model finished.
 
     Raises:
-        TrainingError: as `train` does, or there is an unfinished training that is not to be resumed, or no step to
-            take, or too few rows for the processes.
+        TrainingError: as `train` and `claim` do, or no step to take, or too few rows for the processes.
+        OSError: as `claim` does, or as `train` does.
+        Stopped: SIGINT or SIGTERM came; the step was finished and kept first.
     """
     config, (rank, processes) = config_for(data, **shape), place(accelerator)
     if data.steps < 1:
         raise TrainingError(f"steps is {data.steps}; a training has at least 1")
     if processes > (smallest := min(rows for _, rows, _ in data.sizes)):
         raise TrainingError(f"{processes} processes cannot share a batch of {smallest}; each needs a row")
-    out, folder = Path(out), begin(Path(out), resume)
-    model = GPT(config).initialise(seed).to(device)
-    record = train(
-        model,
-        share(data, accelerator),
-        Schedule(data.steps),
-        folder=folder,
-        resume=resume,
-        identity={"model": asdict(config), "seed": seed, "data": data.identity},
-        checkpoint_every=CHECKPOINT_EVERY,
-        measure=data.measure,
-        measure_every=data.every,
-        progress=progress,
-        accelerator=accelerator,
-    )
-    if rank > 0:
-        return record, []
-    found = data.report(model)
-    if found:
-        write_record([asdict(entry) for entry in found], out / "perplexity.csv")
-    finish(out, folder, model, data.tokenizer, record)
+    schedule = Schedule(data.steps)
+    identity = {"model": asdict(config), "seed": seed, "data": data.identity, "schedule": asdict(schedule)}
+    with claim(out, resume, force, rank) as where:
+        if where.finished and not force:
+            check_identity(where.out, read_identity(where.out), json.loads(json.dumps(identity)))
+            return [], []
+        model = GPT(config).initialise(seed).to(device)
+        with noted() as stop:
+            record = train(
+                model,
+                share(data, accelerator),
+                schedule,
+                folder=where.folder,
+                resume=resume,
+                identity=identity,
+                checkpoint_every=CHECKPOINT_EVERY,
+                measure=data.measure,
+                measure_every=data.every,
+                progress=progress,
+                accelerator=accelerator,
+                stop=stop,
+            )
+        found = data.report(model) if rank == 0 else []
+        if rank == 0:
+            finish(where, model, data.tokenizer, record, found, identity)
     return record, found
 
 
-def begin(out: Path, resume: bool) -> Path:
-    """The folder beside `out` that holds the checkpoint while a training runs, made if missing.
-
-    Raises:
-        TrainingError: it holds an unfinished training that is not to be resumed.
-        OSError: it cannot be made.
-    """
-    folder = out.with_name(out.name + ".training")
-    if (folder / "checkpoint.pt").exists() and not resume:
-        raise TrainingError(f"{folder} holds an unfinished training; continue it with --resume, or delete the folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def finish(out: Path, folder: Path, model: GPT, tokenizer: Any, record: Sequence[dict[str, float]]) -> None:
+def finish(
+    where: Place, model: GPT, tokenizer: Any, record: list[dict], found: list[Perplexity], identity: dict[str, Any]
+) -> None:
     """Write the finished model with its tokenizer and record, and remove what only a running training needs."""
-    save(model, tokenizer, out)
-    write_record(record, out / "training.csv")
-    for file in (folder / "checkpoint.pt", folder / "training.csv", *folder.glob("*.part")):  # a kill may leave a part
+    save(model, tokenizer, where.out)
+    write_record(record, where.out / "training.csv")
+    if found:
+        write_record([asdict(entry) for entry in found], where.out / "perplexity.csv")
+    else:  # an earlier model's
+        (where.out / "perplexity.csv").unlink(missing_ok=True)
+    write(where.out / "training.json", json.dumps(identity, indent=1).encode())
+    for file in (where.checkpoint, where.folder / "training.csv", *where.folder.glob("*.part")):  # a kill leaves a part
         file.unlink(missing_ok=True)
-    folder.rmdir()
+
+
+def read_identity(out: Path) -> dict[str, Any]:
+    """What `finish` says of a model's training; of a model that came otherwise, nothing."""
+    try:
+        return json.loads((out / "training.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 # ------------------------------------------------------------------------------------------------------- how long

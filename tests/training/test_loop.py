@@ -2,11 +2,13 @@
 
 import errno
 import os
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
+from iclnb.interrupts import Stopped
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.training import loop
 from iclnb.training.loop import Schedule, TrainingError, train
@@ -141,3 +143,23 @@ def test_a_learned_momentum_is_adamws_without_decay_and_moves():
     assert len(muon.param_groups[0]["params"]) == 6 and all(p.ndim == 2 for p in muon.param_groups[0]["params"])
     run(model=model)
     assert not logit.equal(torch.zeros(2))
+
+
+def test_a_stop_in_one_process_stops_all_at_the_same_step(tmp_path):
+    class Other:
+        """Another process, which got a signal in step 3."""
+
+        process_index, num_processes, calls = 0, 2, 0
+
+        def prepare_model(self, model):
+            return model
+
+        def reduce(self, x, how):
+            if x.dtype == torch.int64 and x.item() < 128:  # the signals; tokens are 128
+                self.calls += 1
+                return x + (signal.SIGTERM if self.calls == 3 else 0)
+            return x
+
+    with pytest.raises(Stopped, match="step 3 of 40 is kept") as stopped:
+        run(tmp_path, accelerator=Other())
+    assert stopped.value.number == signal.SIGTERM
