@@ -5,6 +5,7 @@ Letters: B sequences of T tokens.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -100,9 +101,8 @@ class Corpus:
 
     def __init__(self, tokenizer: Any, steps: int, seed: int, curriculum: Sequence[Phase] = CURRICULUM):
         self.tokenizer, self.steps, self.seed, self.curriculum = tokenizer, steps, seed, curriculum
-        self._encode = lru_cache(REMEMBERED)(
-            lambda text: tuple(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-        )
+        backend = deepcopy(tokenizer.backend_tokenizer)  # the other may be told to take `</s>` as text
+        self._encode = lru_cache(REMEMBERED)(lambda text: tuple(backend.encode(text, add_special_tokens=False).ids))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Letters: B sequences of T tokens, M tokens held out.
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,11 @@ from iclnb.training.perplexity import Perplexity, cut, perplexities, token_losse
 
 BOS, EOS = "<s>", "</s>"
 HELD_OUT = 0.1  # share of a file that training never sees
+SLACK = 0.01  # share of a file within which the held-out part may begin earlier, so that a line stays whole
 HELD_OUT_DOCUMENTS = 500  # and documents of each process's part of a dataset
 DOCUMENTS = 32  # tokenised at a time
+NOT_TEXT = 100  # rows without text that are taken for an accident, however few have some
+READING = 2  # version of how documents become tokens; a training of another one is not continued
 MEASURED = 64  # held-out windows that the record is measured on
 
 
@@ -82,8 +86,9 @@ def train_tokenizer(text: str, vocab_size: int = 1024) -> Any:
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The token ids of each text, without special tokens."""
-    return [e.ids for e in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
+    """The token ids of each text, without special tokens: a `</s>` that is written in it is four characters."""
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]
 
 
 def read_text(file: str | Path) -> str:
@@ -101,6 +106,15 @@ def read_text(file: str | Path) -> str:
     if not text.strip():
         raise TextError(f"text is {str(file)!r}, which is empty")
     return text
+
+
+def where_held_out(text: str) -> int:
+    """Where the last tenth of a text begins: at a line or else a word, if one begins near enough."""
+    end = int((1 - HELD_OUT) * len(text))
+    for mark in "\n ":
+        if (last := text.rfind(mark, end - int(SLACK * len(text)), end)) >= 0:
+            return last + 1
+    return end
 
 
 class TextFile(Text):
@@ -129,8 +143,7 @@ class TextFile(Text):
         super().__init__(context, batch)
         self.seed = seed
         text = read_text(file)
-        end = int((1 - HELD_OUT) * len(text))
-        end = text.rfind("\n", 0, end) + 1 or end  # a line stays whole
+        end = where_held_out(text)
         self.tokenizer = train_tokenizer(text[:end], vocab_size)
         self.ids, self.held_out = (self._encode(part) for part in (text[:end], text[end:]))  # (N,), (M,)
         for part, ids in (("training part", self.ids), ("held-out part", self.held_out)):
@@ -192,6 +205,9 @@ def hub_tokenizer(name: str) -> Any:
         raise TextError(f"tokenizer is {name!r}, which cannot be had ({type(error).__name__})") from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise TextError(f"tokenizer is {name!r}; a fast one with an end-of-text token is needed")
+    for token in filter(None, (tokenizer.bos_token, tokenizer.eos_token)):  # some models of a tokenizer hold them too
+        if tokenizer.convert_tokens_to_ids(token) in encode(tokenizer, [token])[0]:
+            raise TextError(f"tokenizer is {name!r}, which takes {token!r} in a text for the end of a document")
     return tokenizer
 
 
@@ -240,6 +256,7 @@ class TextStream(Text):
         self.separator = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.documents, self.epoch = open_stream(dataset, split, rank, processes), 0
         self.step, self.left, self._hidden = 0, [], frozenset()
+        self.read = self.skipped = 0  # rows with and without text
         self._texts = self._read()
         texts = list(islice(self._texts, held_out))
         self.held_out = torch.tensor(self._join(texts))  # (M,)
@@ -252,7 +269,7 @@ class TextStream(Text):
         self._fill()  # a dataset that holds nothing more is found out here
         self.identity = {
             **{"dataset": dataset, "split": split, "field": field, "held_out": held_out, "context": context},
-            **{"batch": batch, "processes": processes},
+            **{"batch": batch, "processes": processes, "reading": READING},
             "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         }
 
@@ -269,6 +286,10 @@ class TextStream(Text):
         self.step, self.left = step + 1, self.left[wanted:]
         return as_batch(rows)
 
+    def measure(self, model: GPT) -> dict[str, float]:
+        """The same, and how many rows without text this process has skipped so far."""
+        return super().measure(model) | {"skipped": self.skipped}
+
     def _fill(self) -> int:
         """Read on until there are tokens for a step; returns for how many tokens."""
         wanted = self.rows * (self.context + 1)
@@ -278,32 +299,61 @@ class TextStream(Text):
 
     def state_dict(self) -> dict:
         """The place in the stream, for load_state_dict of a stream that was made alike."""
-        place = {"step": self.step, "epoch": self.epoch, "documents": self.documents.state_dict()}
-        return place | {"left": torch.tensor(self.left, dtype=torch.int32)}
+        place = {name: getattr(self, name) for name in ("step", "epoch", "read", "skipped")}
+        return place | {"documents": self.documents.state_dict(), "left": torch.tensor(self.left, dtype=torch.int32)}
 
     def load_state_dict(self, place: dict) -> None:
         """Go on where state_dict was taken, without reading what lies before."""
         self.step, self.epoch, self.left = place["step"], place["epoch"], place["left"].tolist()
+        self.read, self.skipped = place["read"], place["skipped"]
         self.documents.load_state_dict(place["documents"])
         self._texts = self._read()
 
     def _read(self) -> Iterator[str]:
-        """The texts that are not held out, without end."""
-        while True:
-            found = 0
+        """The texts that are not held out, without end; a row without text is passed over."""
+        rounds_without = 0
+        while rounds_without < 2:  # one that goes on at a place may have nothing left
+            found, row = 0, {}
             self.documents.set_epoch(self.epoch)
-            for row in self.documents:
+            for row in self._rows():
                 text = row.get(self.field)
                 if not isinstance(text, str):
-                    raise TextError(
-                        f"dataset is {self.dataset!r}, whose field {self.field!r} is no text; it has {', '.join(row)}"
-                    )
+                    self._skip(row)
+                    continue
+                self.read += 1
                 if digest(text) not in self._hidden:
                     found += 1
                     yield text
-            if not found:
-                raise TextError(f"dataset is {self.dataset!r}, which holds nothing beside its held-out documents")
+            if not self.read:
+                raise self._without_text(row)
+            rounds_without = 0 if found else rounds_without + 1
             self.epoch += 1
+        raise TextError(f"dataset is {self.dataset!r}, which holds nothing beside its held-out documents")
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """What is left of a round of the dataset."""
+        try:
+            yield from self.documents
+        except Exception as error:  # of the network, of the file's format, of the library
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise TextError(f"dataset is {self.dataset!r}, which cannot be read on ({said})") from error
+
+    def _skip(self, row: dict[str, Any]) -> None:
+        """Count a row without text, and say so of the first.
+
+        Raises:
+            TextError: most rows are like that.
+        """
+        self.skipped += 1
+        if self.skipped >= NOT_TEXT + self.read:
+            raise self._without_text(row)
+        if self.skipped == 1:
+            said = f"dataset {self.dataset!r} has rows whose {self.field!r} is no text, as {row.get(self.field)!r:.40}"
+            warnings.warn(f"{said}; they are skipped, and counted in training.csv", stacklevel=2)
+
+    def _without_text(self, row: dict[str, Any]) -> TextError:
+        found = f"no text in {self.skipped} of {self.skipped + self.read} rows; it has {', '.join(row)}"
+        return TextError(f"dataset is {self.dataset!r}, whose field {self.field!r} is {found}")
 
     def _join(self, texts: list[str]) -> list[int]:
         """The tokens of documents behind each other, a separator before each."""

@@ -62,6 +62,13 @@ def test_tokens_become_whole_steps():
     assert [pretrain.steps_of(tokens, language) for tokens in (16_640_000, 2 * 16_640_000, 1)] == [8150, 16300, 1]
 
 
+def test_separators_stay_tokens_whatever_the_tokenizer_is_used_for_meanwhile():
+    language = pretrain.Language()
+    language.tokenizer("</s>", split_special_tokens=True)
+    (inputs, targets, _), (expected, _, _) = language(3000), pretrain.Language()(3000)
+    assert inputs.equal(expected) and inputs[:, 0].eq(0).all() and targets.eq(1).any()
+
+
 def test_a_training_without_a_length_is_refused(tmp_path):
     data = pretrain.Language()
     data.steps = 0

@@ -1,13 +1,19 @@
 """A text dataset read as a stream, here from a folder through the same call of `datasets` as from the Hub."""
 
+import json
 import random
+import warnings
 
 import pandas as pd
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
 
+from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.training.loop import Schedule, train
-from iclnb.training.text import TextError, TextStream, hub_tokenizer, train_tokenizer
+from iclnb.training.text import DOCUMENTS, TextError, TextStream, hub_tokenizer, train_tokenizer
 
 WORDS = ["warm", "cold", "river", "Moscow", "prince", "carriage", "said", "the", "of", "candle", "winter"]
 
@@ -106,8 +112,6 @@ class Interrupt(Exception):
 
 
 def test_a_stopped_training_goes_on_at_its_place_in_the_stream(stream, tmp_path, monkeypatch):
-    from iclnb.model.gpt import GPT, GPTConfig
-
     config = GPTConfig(vocab_size=340, n_layer=1, n_head=2, n_embd=16, n_positions=32, positions="rotary")
 
     def run(data, folder, **options):
@@ -133,6 +137,80 @@ def test_a_stopped_training_goes_on_at_its_place_in_the_stream(stream, tmp_path,
     assert all(a.equal(b) for a, b in zip(whole.parameters(), continued.parameters(), strict=True))
 
 
+def with_rows_without_text(folder, numbers, value=None):
+    """A dataset of 60 documents, JSON, in which some rows have another value than text."""
+    rows = [{"title": "no", "text": value if i in numbers else document(i)} for i in range(60)]
+    folder.mkdir(exist_ok=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_rows_without_text_are_skipped_counted_and_said_once(tmp_path, tokenizer):
+    folder = with_rows_without_text(tmp_path / "rows", {0, 3, 20, 21, 59})
+    options = {"context": 16, "batch": 4, "held_out": 6}
+    with pytest.warns(UserWarning, match="rows whose 'text' is no text, as None; they are skipped, and count") as said:
+        data = TextStream(folder, tokenizer, **options)
+        assert data.held_out.tolist() == expected(tokenizer, (1, 2, 4, 5, 6, 7))
+        kept = [i for i in range(8, 60) if i not in (20, 21, 59)]
+        assert read(data, 6) == expected(tokenizer, kept)[: 6 * 4 * 17]
+        place = data.state_dict()
+        after = read(data, 30)
+        assert data.epoch >= 1 and data.skipped > place["skipped"] >= 4 and len(said) == 1
+        other = TextStream(folder, tokenizer, **options)
+        other.load_state_dict(place)
+        assert read(other, 30) == after and other.skipped == data.skipped
+
+    config = GPTConfig(vocab_size=340, n_layer=1, n_head=2, n_embd=16, n_positions=32, positions="rotary")
+    assert data.measure(GPT(config).initialise(0))["skipped"] == data.skipped
+
+
+@pytest.mark.parametrize("numbers, value", [(range(1, 60), None), (range(60), 7), (range(60), None)])
+def test_a_field_that_is_mostly_no_text_is_refused(numbers, value, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("iclnb.training.text.NOT_TEXT", 10)
+    folder = with_rows_without_text(tmp_path / "rows", numbers, value)
+    rows = "11 of 12" if 0 not in numbers else "10 of 10"
+    with pytest.raises(TextError, match=f"whose field 'text' is no text in {rows} rows; it has title, text"):
+        with warnings.catch_warnings(action="ignore"):
+            TextStream(folder, tokenizer, context=16, batch=4, held_out=6)
+
+
+def test_a_place_at_the_end_of_a_round_is_restored(tmp_path, tokenizer):
+    folder = with_rows_without_text(tmp_path / "rows", ())
+    options = {"context": 16, "batch": 1, "held_out": 60 - DOCUMENTS}  # what is left is read at once
+    data = TextStream(folder, tokenizer, **options)
+    read(data, 1)
+    place = data.state_dict()
+    other = TextStream(folder, tokenizer, **options)
+    other.load_state_dict(place)
+    assert read(other, 60) == read(data, 60) and place["epoch"] == 0
+
+
+@pytest.mark.parametrize("name, content", [("train.txt", b"caf\xe9 \n" * 999), ("train.jsonl", b'{"text": "a"}\n{"te')])
+def test_a_dataset_that_breaks_off_is_one_sentence(name, content, tmp_path, tokenizer):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TextError, match="which cannot be read on") as error:
+        TextStream(str(tmp_path), tokenizer, context=16, batch=4, held_out=6)
+    assert "\n" not in str(error.value)
+
+
+def test_special_tokens_in_documents_are_their_characters(tmp_path, tokenizer):
+    texts = [f"<s>{i} and</s> of the </s> river <s>" for i in range(60)]
+    (tmp_path / "train.txt").write_text("\n".join(texts))
+    data = TextStream(str(tmp_path), tokenizer, context=16, batch=4, held_out=6)
+    tokens = read(data, 8)
+    assert data.held_out.eq(0).sum() == 6 and data.held_out.eq(1).sum() == 0 and 1 not in tokens
+    found = tokenizer.decode(tokens)
+    assert found.startswith("<s>" + "<s>".join(texts[6:12]))
+
+
+def test_a_tokenizer_that_cannot_tell_its_separator_from_text_is_refused(tmp_path):
+    pieces = [("<s>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [(c, -3.0) for c in "\u2581ab<>/s"]
+    unigram = Tokenizer(Unigram(pieces, unk_id=2))
+    PreTrainedTokenizerFast(tokenizer_object=unigram, bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path)
+    with pytest.raises(TextError, match="which takes '<s>' in a text for the end of a document"):
+        hub_tokenizer(str(tmp_path))
+
+
 def test_text_files_can_be_streamed_too(tmp_path, tokenizer):
     for part in range(2):
         (tmp_path / f"{part}.txt").write_text("\n".join(document(30 * part + i) for i in range(30)))
@@ -152,7 +230,7 @@ def test_steps_can_only_be_asked_for_in_order(stream):
     "options, message",
     [
         ({"split": "validation"}, "with split 'validation', which cannot be read"),
-        ({"field": "content"}, "whose field 'content' is no text; it has title, text"),
+        ({"field": "content"}, "whose field 'content' is no text in 60 of 60 rows; it has title, text"),
         ({"held_out": 1000}, "which is too small: 1000 documents are held out"),
         ({"held_out": 60}, "which holds nothing beside its held-out documents"),
         ({"context": 400}, "which is too small: 6 documents are held out, with .* a row of context 400 needs 401"),

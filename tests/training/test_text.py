@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
-from iclnb.training.text import TextError, TextFile
+from iclnb.training.text import TextError, TextFile, encode, train_tokenizer
 
 WORDS = ["warm", "cold", "river", "Moscow", "prince", "carriage", "über", "said", "the", "of", "candle", "winter"]
 
@@ -38,6 +40,21 @@ def test_the_tokenizer_gives_any_text_back_and_uses_what_it_learnt(data):
     assert (data.tokenizer.bos_token_id, data.tokenizer.eos_token_id) == (0, 1)
 
 
+@pytest.mark.parametrize("token", ["<s>", "</s>", "<|endoftext|>"])
+def test_a_special_token_in_a_text_is_its_characters(token, data, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"{token} warm {token}\n" if i % 3 else "a cold river\n" for i in range(400)))
+    tokenizer = train_tokenizer(file.read_text(), 340)
+    plain = Tokenizer(BPE.from_file(*tokenizer.backend_tokenizer.model.save(str(tmp_path))))  # with no added token
+    plain.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    texts = [token, f"warm{token}river", f" {token} {token}"]
+    assert encode(tokenizer, texts) == [encoding.ids for encoding in plain.encode_batch(texts)]
+    assert tokenizer.batch_decode(encode(tokenizer, texts)) == texts
+    read = TextFile(file, context=16, vocab_size=340)
+    assert min(read.ids.min(), read.held_out.min()) > 1  # 0 and 1 are `<s>` and `</s>`
+    assert read.tokenizer.decode(read.ids) + read.tokenizer.decode(read.held_out) == file.read_text()
+
+
 def test_the_tokenizer_is_the_same_in_every_process(file, data):
     code = (
         "import sys; from iclnb.training.text import TextFile\n"
@@ -52,6 +69,30 @@ def test_the_last_tenth_is_held_out_and_nothing_is_lost(file, data):
     train, held_out = data.tokenizer.decode(data.ids), data.tokenizer.decode(data.held_out)
     assert train + held_out == whole
     assert len(held_out) / len(whole) == pytest.approx(0.1, abs=0.01) and train.endswith("\n")
+
+
+LONG = "the prince said of winter " * 900
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A Title\n" + LONG,
+        "---\ntitle: a\n---\n\n" + LONG + "\n",
+        "A Title\n" + "".join(random.Random(0).choices("abcdefghijklmnopqrst", k=9000)),
+        "A Title\n" + "".join(random.Random(0).choices([chr(0x4E00 + i) for i in range(500)], k=2000)),
+        LONG + "\nthe end\n" * 400,
+        "\n".join([LONG[:5000]] * 4),
+    ],
+)
+def test_the_last_tenth_is_held_out_whatever_the_lines_are(text, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    data = TextFile(file, context=16, vocab_size=300)
+    train, held_out = data.tokenizer.decode(data.ids), data.tokenizer.decode(data.held_out)
+    assert train + held_out == text and 0.1 <= len(held_out) / len(text) < 0.111
+    if " " in text[-2000:]:
+        assert train[-1] in " \n"
 
 
 def test_the_tokenizer_knows_the_training_part_only(tmp_path):
