@@ -1,5 +1,6 @@
 """The six classification tasks: template, answers, and where the examples come from."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable
@@ -200,7 +201,8 @@ def make_example(spec: TaskSpec, row: dict, where: str) -> Example:
         where: what the row is called in an error, such as its file and line.
 
     Raises:
-        TaskError: a field is missing, is no text or is empty, or the label is not the number of an answer.
+        TaskError: a field is missing, is no text or is empty, or the label is not the number of an answer; 1.0 and "1"
+            are 1, as tables are often written.
     """
     for field in (*spec.fields, "label"):
         if field not in row:
@@ -208,12 +210,21 @@ def make_example(spec: TaskSpec, row: dict, where: str) -> Example:
                 f"{where} has no field {field!r}; task {spec.name} needs {', '.join(spec.fields)} and label"
             )
     for field in spec.fields:
-        if not isinstance(row[field], str) or not row[field].strip():
-            raise TaskError(f"{where} has {row[field]!r} as {field!r}, where task {spec.name} needs some text")
-    label, classes = row["label"], len(spec.answers)
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
-        raise TaskError(f"{where} has label {label!r}; task {spec.name} has labels 0 to {classes - 1}")
-    return Example(spec.template.format(**{field: row[field] for field in spec.fields}), label)
+        if not _is_text(row[field]):
+            raise TaskError(f"{where} has {row[field]!r:.80} as {field!r}, where task {spec.name} needs some text")
+    label, classes = str(row["label"]), len(spec.answers)
+    numbers = {written: i for i in range(classes) for written in (str(i), f"{i}.0")}
+    if label not in numbers:
+        raise TaskError(f"{where} has label {row['label']!r:.80}; task {spec.name} has labels 0 to {classes - 1}")
+    return Example(spec.template.format(**{field: row[field] for field in spec.fields}), numbers[label])
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text, not empty, without half a character, which JSON can escape and no tokenizer takes."""
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _from_file(spec: TaskSpec, folder: Path, split: str) -> list[Example]:
@@ -221,16 +232,19 @@ def _from_file(spec: TaskSpec, folder: Path, split: str) -> list[Example]:
     if not file.is_file():
         raise TaskError(f"source {folder} has no {spec.name}/{split}.jsonl, which task {spec.name} needs")
     examples = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{file}, line {number},"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise TaskError(f"{where} is not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise TaskError(f"{where} is not a JSON object")
-            examples.append(make_example(spec, row, where))
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        line, where = line.removeprefix(codecs.BOM_UTF8), f"{file}, line {number},"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise TaskError(f"{where} is not UTF-8 (at byte {error.start}), or not plain text at all") from error
+        except (ValueError, RecursionError) as error:  # a number may have too many digits, brackets may lie too deep
+            raise TaskError(f"{where} is not JSON ({getattr(error, 'msg', error)})") from error
+        if not isinstance(row, dict):
+            raise TaskError(f"{where} is not a JSON object")
+        examples.append(make_example(spec, row, where))
     if not examples:
         raise TaskError(f"{file} is empty")
     return examples

@@ -1,17 +1,21 @@
 """The six tasks: their data, their sources, and rows that do not fit."""
 
+import gzip
 import json
 
 import datasets
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from iclnb.tasks.task import SPECS, TASKS, TaskError, load_task, shuffled
+from iclnb.tasks.task import SPECS, TASKS, Example, TaskError, load_task, shuffled
 
 
 def write(folder, task, split, rows):
     (folder / task).mkdir(exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    (folder / task / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / task / f"{split}.jsonl").write_bytes(("\n".join(lines) + "\n").encode())
 
 
 @pytest.fixture
@@ -52,8 +56,18 @@ GOOD = {"sentence": "fine", "label": 1}
         ({"sentence": "a"}, "line 2, has no field 'label'"),
         ({"sentence": "a", "label": 2}, "line 2, has label 2; task sst2 has labels 0 to 1"),
         ({"sentence": "a", "label": -1}, "has label -1"),
-        ({"sentence": "a", "label": "1"}, "has label '1'"),
+        ({"sentence": "a", "label": "x"}, "has label 'x'"),
+        ({"sentence": "a", "label": "1.5"}, "has label '1.5'"),
+        ({"sentence": "a", "label": 1.5}, "has label 1.5"),
+        ({"sentence": "a", "label": 1e300}, "has label 1e[+]300"),
+        ({"sentence": "a", "label": float("nan")}, "has label nan"),
+        ({"sentence": "a", "label": None}, "has label None"),
+        ({"sentence": "a", "label": [1]}, r"has label \[1\]"),
         ({"sentence": "a", "label": True}, "has label True"),
+        ({"sentence": "a \ud800 b", "label": 1}, r"has 'a \\ud800 b' as 'sentence'"),
+        ("[" * 100_000, "line 2, is not JSON"),
+        ('{"sentence": "a", "label": ' + "9" * 5000 + "}", "line 2, is not JSON"),
+        ('{"sentence": "a\0", "label": 1}', "line 2, is not JSON"),
         ({"sentence": " ", "label": 0}, "has ' ' as 'sentence', where task sst2 needs some text"),
         ({"sentence": 3, "label": 0}, "has 3 as 'sentence'"),
         ("{broken", "line 2, is not JSON"),
@@ -65,6 +79,79 @@ def test_a_bad_row_is_named_by_file_and_line(row, message, folder):
     with pytest.raises(TaskError, match=message) as error:
         load_task("sst2", folder)
     assert "train.jsonl" in str(error.value)
+
+
+@pytest.mark.parametrize("label", [1, 1.0, "1", "1.0"])
+def test_a_label_is_a_whole_number_however_it_is_written(label, folder):
+    write(folder, "sst2", "train", [{"sentence": "a", "label": label}])
+    assert load_task("sst2", folder).train == (Example("Sentence: a Label:", 1),)
+    assert type(load_task("sst2", folder).train[0].label) is int
+
+
+def test_a_table_of_pandas_is_read(folder):
+    frame = pd.DataFrame({"sentence": ["a", "b", "\u96ea"], "label": [0, None, 1]}).dropna()  # a float column by now
+    frame.to_json(folder / "sst2" / "train.jsonl", orient="records", lines=True)
+    assert [e.label for e in load_task("sst2", folder).train] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content.replace(b"\n", b"\r\n"),
+        lambda content: content.replace(b"\n", b"\r"),
+        lambda content: b"\n  \n" + content.replace(b"\n", b"\n\n") + b"\n\t\n",
+        lambda content: content.rstrip(),
+        lambda content: b"".join(b"\xef\xbb\xbf" + line for line in content.splitlines(True)),  # files, joined
+    ],
+)
+def test_what_editors_and_windows_write_is_read(change, folder):
+    file = folder / "sst2" / "train.jsonl"
+    write(folder, "sst2", "train", [{"sentence": "caf\u00e9 \u2028 \u0085 \u96ea", "label": 1}, GOOD])
+    expected = load_task("sst2", folder).train
+    file.write_bytes(change(file.read_bytes()))
+    assert load_task("sst2", folder).train == expected
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: text.encode("latin-1"), r"line 2, is not UTF-8 \(at byte 17\), or not plain text"),
+        (lambda text: text.encode("utf-16"), "line 1, is not UTF-8"),
+        (lambda text: text.encode("utf-16-le"), "line 1, is not JSON"),
+        (lambda text: gzip.compress(text.encode()), "line 1, is not UTF-8"),
+        (lambda text: text.encode()[:-9], "line 2, is not JSON"),
+        (lambda text: b"\0" * 9, "line 1, is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_utf8_is_named_by_file_and_line(change, message, folder):
+    text = '{"sentence": "a", "label": 1}\n{"sentence": "caf\u00e9", "label": 1}\n'
+    (folder / "sst2" / "train.jsonl").write_bytes(change(text))
+    with pytest.raises(TaskError, match=message) as error:
+        load_task("sst2", folder)
+    assert "train.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+ROW = st.dictionaries(
+    st.sampled_from(["sentence", "label", "x"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()),
+).map(lambda row: json.dumps(row).encode())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary() | st.lists(st.binary(max_size=20) | ROW | st.just(json.dumps(GOOD).encode())).map(b"\n".join))
+def test_any_bytes_are_examples_or_a_task_error(folder, content):
+    (folder / "sst2" / "train.jsonl").write_bytes(content)
+    try:
+        train = load_task("sst2", folder).train
+    except TaskError as error:
+        assert "train.jsonl" in str(error) and len(str(error)) < 600
+        return
+    rows = [json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    assert [e.text for e in train] == [f"Sentence: {row['sentence']} Label:" for row in rows]
+    assert [e.label for e in train] == [float(row["label"]) for row in rows]
+    for example in train:
+        assert example.text.encode() and type(example.label) is int
 
 
 def test_a_missing_or_empty_split_is_named(folder):
