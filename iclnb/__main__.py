@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -47,8 +48,8 @@ MEASURES = {
 def table(options: argparse.Namespace) -> None:
     """Compare in-context learning with fine-tuning on each task, and print what was found."""
     say = (lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-    names = TASKS if options.task == "all" else tuple(options.task.split(","))
-    tasks = [loaded_task(name, options.source) for name in names]
+    check_seed(options.seed)
+    tasks = [loaded_task(name, options.source) for name in task_names(options.task)]
     settings = [setting_of(task, options) for task in tasks]
     say(f"loading {options.model}")
     results, records = Results(options.out), {}
@@ -62,6 +63,18 @@ def table(options: argparse.Namespace) -> None:
         say(f"{where}: stored in {results.file(config)}")
         records[setting.task] = record
     print(json.dumps(records, indent=1) if options.json else render(records, options))
+
+
+def task_names(text: str) -> list[str]:
+    """The tasks that a list with commas names, each once, in any case and with spaces; all of them for "all"."""
+    names = [name.strip().lower() for name in text.split(",")]
+    return list(TASKS) if "all" in names else list(dict.fromkeys(filter(None, names))) or [text]
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises ValueError for a seed that numpy or torch cannot take, or that held-out documents have (-1)."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; accepted are 0 to 2**32 - 1")
 
 
 def setting_of(task: Task, options: argparse.Namespace) -> Setting:
@@ -194,8 +207,9 @@ def check_pretraining(options: argparse.Namespace) -> None:
     """Raises ValueError for options that are out of range, or that do not go together."""
     for name in ("tokens", "minutes", "threads", "batch", "context"):
         value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} is {value}; it must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0{'' if value <= 0 else ' and finite'}")
+    check_seed(options.seed)
     if options.dataset is not None and options.tokens is None and options.minutes is None:
         raise ValueError(
             f"dataset is {options.dataset!r}, which is read as a stream; say how far with --tokens or --minutes"
@@ -307,6 +321,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str] | None) -> int:
     """What `main` does, under its handling of signals."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal cannot show is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="python -m iclnb", description=iclnb.__doc__)
     parser.add_argument("--version", action="version", version=iclnb.__version__)
     commands = parser.add_subparsers(required=True, metavar="command")

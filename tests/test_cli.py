@@ -1,15 +1,18 @@
 """The command line, as a user meets it: the table, what is stored, what is refused."""
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+import torch
 from toys import save_checkpoint
 
 import iclnb.__main__ as cli
 from iclnb.experiment import grid
 from iclnb.experiment.results import Results
+from iclnb.model.checkpoints import resolve_device, resolve_dtype
 from iclnb.tasks.task import SPECS
 
 ACCURACIES = {"zsl", "ft", "icl"}
@@ -147,7 +150,17 @@ def test_another_configuration_is_computed_anew(change, run):
         (("--limit", "0"), "limit is 0"),
         (("--lr", "-1"), "lr is -1.0"),
         (("--device", "tpu9"), "device is 'tpu9'"),
+        (("--device", "meta"), "device is 'meta'; accepted are 'auto', 'cpu', 'cuda', 'cuda:1' and 'mps'"),
+        (("--device", "cuda:0"), "device is 'cuda:0', but this machine's torch sees no GPU of this kind"),
         (("--dtype", "int4"), "dtype is 'int4'"),
+        (("--task", ""), "task is ''; known are"),
+        (("--task", " , "), "task is ' , '; known are"),
+        (("--task", "sst2 cb"), "task is 'sst2 cb'; known are"),
+        (("--seed", "-1"), "seed is -1; accepted are 0 to 2**32 - 1"),
+        (("--seed", str(2**64)), f"seed is {2**64}; accepted are"),
+        (("--limit", "-3"), "limit is -3"),
+        (("--lr", "inf"), "lr is inf"),
+        (("--lr", "nan"), "lr is nan"),
         (("--batch-size", "0"), "batch_size is 0"),
     ],
 )
@@ -175,6 +188,56 @@ def test_a_rate_that_is_no_number_is_refused_by_the_parser(run, capsys):
 def test_divergence_is_said_and_is_no_traceback(run):
     status, _, err = run("--lr", "1e30", "--quiet")
     assert status == 1 and "diverged" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("sst2, cb", ["sst2", "cb"]),
+        (" SST2 ,Cb,", ["sst2", "cb"]),
+        ("cb,sst2,cb,CB", ["cb", "sst2"]),
+        ("all", list(SPECS)),
+        ("ALL ", list(SPECS)),
+    ],
+)
+def test_tasks_are_named_with_spaces_in_any_case_and_once(text, names):
+    assert cli.task_names(text) == names
+
+
+def test_a_task_named_twice_is_one_task(run):
+    once = run("--lr", "0.01", "--task", "sst2,cb", "--json", "--quiet")
+    assert once[0] == 0 and run("--lr", "0.01", "--task", "SST2, cb ,sst2", "--json", "--quiet") == once
+
+
+@pytest.mark.parametrize("gpus, mps, auto", [(0, False, "cpu"), (2, False, "cuda"), (0, True, "cpu")])
+def test_a_device_is_taken_where_there_is_one(gpus, mps, auto, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto").type == auto
+    there = {"cpu": True, "cuda": gpus > 0, "cuda:1": gpus > 1, "cuda:2": False, "mps": mps, "cpu:1": False}
+    for device, is_there in there.items():
+        if is_there:
+            assert resolve_device(device) == torch.device(device)
+            assert resolve_dtype("auto", torch.device("mps")) == torch.float32  # it has no float64
+        else:
+            with pytest.raises(ValueError, match=f"device is '{device}', but this machine's torch sees (no GPU|. of)"):
+                resolve_device(device)
+    for device in ("meta", "tpu", "", "cuda:-1", "CUDA", None, "xla"):
+        with pytest.raises(ValueError, match=f"device is {device!r}; accepted are"):
+            resolve_device(device)
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    shown, said = (io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(cli, "fetch", lambda name, progress: name)
+    assert cli.main(["fetch", "caf\u00e9\udce9"]) == 0
+    assert cli.main(["table", "--model", "caf\u00e9", "--source", "sample", "--task", "sst2", "--quiet"]) == 2
+    for stream, text in ((shown, b"caf\\xe9\\udce9\n"), (said, b"iclnb: model is 'caf\\xe9'")):
+        stream.flush()
+        assert stream.buffer.getvalue().startswith(text)
 
 
 def test_the_module_runs_from_the_shell():

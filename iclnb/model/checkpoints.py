@@ -66,14 +66,16 @@ def resolve_device(device: str) -> torch.device:
     """The device that `device` names; "auto" is the GPU if there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": 1, "cuda": torch.cuda.is_available() and torch.cuda.device_count()}
+    there["mps"] = torch.backends.mps.is_available()
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device is {device!r}; accepted are 'auto' and torch devices such as 'cpu' or 'cuda'"
-        ) from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but this machine's torch sees no GPU; use 'cpu' or 'auto'")
+        devices = there[found.type]
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"device is {device!r}; accepted are 'auto', 'cpu', 'cuda', 'cuda:1' and 'mps'") from error
+    if (found.index or 0) >= devices:
+        seen = f"{int(devices)} of this kind" if devices else "no GPU of this kind"
+        raise ValueError(f"device is {device!r}, but this machine's torch sees {seen}; use 'cpu' or 'auto'")
     return found
 
 

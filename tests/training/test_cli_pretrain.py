@@ -207,6 +207,10 @@ def test_two_processes_take_the_steps_that_one_takes_on_the_whole_batch(undistur
         (["--tokens", "0"], "tokens is 0; it must be above 0"),
         (["--threads", "0"], "threads is 0; it must be above 0"),
         (["--device", "tpu9"], "device is 'tpu9'"),
+        (["--device", "meta"], "device is 'meta'"),
+        (["--device", "mps:3"], "device is 'mps:3'"),
+        (["--seed", "-1"], "seed is -1; accepted are 0 to 2**32 - 1"),
+        (["--seed", str(2**32)], "seed is 4294967296; accepted are"),
     ],
 )
 def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, text, tmp_path, capsys):
@@ -216,6 +220,19 @@ def test_bad_input_is_one_sentence_status_2_and_nothing_written(wrong, message, 
     assert status == 2 and shown.out == ""
     assert message in shown.err and shown.err.startswith("iclnb: ") and len(shown.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["inf"], "minutes is inf; it must be above 0 and finite"),
+        (["nan"], "minutes is nan; it must"),
+        (["-1"], "-1.0"),
+    ],
+)
+def test_minutes_are_a_number_above_0(wrong, message, tmp_path, capsys):
+    assert cli.main(["pretrain", "--out", str(tmp_path / "model"), "--minutes", *wrong]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
