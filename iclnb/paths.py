@@ -1,6 +1,7 @@
 """Where data, results and fetched models lie, which model the environment asks for, how a file is written whole."""
 
 import os
+import secrets
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -26,7 +27,7 @@ def chosen_model() -> str:
 
 def results_folder() -> Path:
     """The folder of stored results that the environment variable ICLNB_RESULTS names; `results` where it is not set."""
-    return Path(os.environ.get("ICLNB_RESULTS") or "results")
+    return Path(os.environ.get("ICLNB_RESULTS") or "results").expanduser()
 
 
 def cache_folder() -> Path:
@@ -45,7 +46,7 @@ def write_whole(file: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; the earlier file is untouched.
     """
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    beside = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")  # processes on two machines may share an id
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as out:

@@ -184,4 +184,4 @@ class Bench:
 
     @cached_property
     def _identities(self) -> dict[str, Any]:
-        return {"tasks": {name: identity(self.model, task) for name, task in self.tasks.items()}}
+        return {"tasks": {name: identity(self.model, task, self.tokenizer) for name, task in self.tasks.items()}}

@@ -9,31 +9,39 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.finetune import DivergedError, train_on
 from iclnb.experiment.predict import NotFiniteError, Predictions, check_options, predict
-from iclnb.experiment.results import Results, identity
-from iclnb.experiment.run import FORM, accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
-from iclnb.model.checkpoints import load
+from iclnb.experiment.results import Results, fingerprint, source_of
+from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
+from iclnb.model.checkpoints import FETCHED, find_folder, load
 from iclnb.model.gpt import GPT
 from iclnb.tasks.formats import PromptFormat, own_format
+from iclnb.paths import EMBEDDED, chosen_model
 from iclnb.tasks.prompts import EncodedTask, encode_task
-from iclnb.tasks.task import Task, load_task
+from iclnb.tasks.task import Task, choose_source, load_task
 
 if TYPE_CHECKING:
     from distributed import Client
 
 METHODS = ("icl", "ft", "compare")
+LEAST = {"k": 0, "seed": 0, "limit": 1, "held_out": 0, "batch_size": 1}  # whole numbers, and what they are at least
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One run of a grid, all of it numbers and names, so that it can be stored and sent to another machine.
+
+    Paths become text, numbers of numpy and torch plain ones (the float32 0.05 is 0.05), and arrays tuples.
 
     Args:
         model: a name, folder or Hub id, as in iclnb.load.
@@ -51,8 +59,8 @@ class Setting:
         batch_size: as in few_shot.
 
     Raises:
-        ValueError: an unknown method or position, a learning rate that the method does not take, or a number that is
-            too small.
+        ValueError: an unknown method or position, a learning rate that the method does not take, a number that is too
+            small, or what is no such number or text.
     """
 
     model: str
@@ -72,17 +80,26 @@ class Setting:
     batch_size: int | None = None
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):  # those of a subclass too
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        for name in ("model", "task", "source"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a name or a path")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if (type(value) is not int or value < least) and (value is not None or name not in ("limit", "batch_size")):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number and at least {least}")
+        if type(self.lr) is int:
+            object.__setattr__(self, "lr", float(self.lr))  # stored under the same name as 1.0
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; known are {', '.join(METHODS)}")
-        number = isinstance(self.lr, int | float) and 0 < self.lr < math.inf
+        number = isinstance(self.lr, float) and 0 < self.lr < math.inf
         if self.method == "icl" and self.lr is not None:
             raise ValueError(f"lr is {self.lr!r}; in-context learning has none")
         if self.method == "ft" and not number:
             raise ValueError(f"lr is {self.lr!r}; fine-tuning takes a positive number")
         if self.method == "compare" and not number and self.lr not in ("held-out", "published"):
             raise ValueError(f"lr is {self.lr!r}; a comparison takes a positive number, 'held-out' or 'published'")
-        if self.held_out < 0:
-            raise ValueError(f"held_out is {self.held_out}; it must be at least 0")
         check_options(self.position, self.batch_size)
 
 
@@ -141,6 +158,7 @@ def run_grid(
         ValueError: a setting that cannot be run, before any is; or a folder that cannot be written to.
     """
     results.prepare()
+    _forget_edited()
     there = copy.copy(results)
     there.folder = results.folder.absolute()  # a worker may run in another folder
     known = dict(_each(functools.partial(look, there, compute=compute), dict.fromkeys(settings), client))
@@ -161,8 +179,6 @@ def look(results: Results, setting: Setting, compute: Callable = run_setting) ->
         ValueError: it is not, and run_setting would refuse to compute it.
     """
     config = configuration(setting, compute)
-    if results.find(config) is None and (former := results.find(_formerly(config, setting))) is not None:
-        results.save(config, former)
     found = results.find(config) is not None
     if not found:
         _check(setting)
@@ -189,28 +205,71 @@ def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str
     Where it is computed, and in which batches, is left out: that changes no more than the last digits.
     """
     task = loaded_task(setting.task, setting.source)
-    known = _identity(setting.model, setting.device, setting.dtype, setting.task, setting.source)
+    place = _place(setting.model, setting.device, setting.dtype)
+    if place not in _sources:
+        loaded(setting.model, setting.device, setting.dtype)
+    known = _sources[place] | {"examples": fingerprint(task)}
     config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
     tokenizer = loaded(setting.model, setting.device, setting.dtype)[1]
     config["prompt_format"] = dataclasses.asdict(setting.prompt_format or own_format(tokenizer))
     if setting.method == "compare":
         config["seed"], config["lr"] = resolve_seed_and_rate(task, setting.seed, setting.lr)
-        config["form"] = FORM
     return {name: value for name, value in config.items() if name not in ("device", "batch_size")}
 
 
+# ------------------------------------------------------------------------- models and tasks, once in a process
+
+Place = tuple  # a model's name, device and dtype, and the state of its files
+_held: dict[Place, tuple[GPT, Any]] = {}  # one model at a time: the next one may need the memory
+_sources: dict[Place, dict[str, Any]] = {}  # results.source_of each model that was loaded
+
+
 def loaded(name: str, device: str = "auto", dtype: str = "auto") -> tuple[GPT, Any]:
-    """iclnb.load, once in a process."""
-    return _load(name, device, dtype)
+    """iclnb.load, once in a process for as long as its files stay as they are."""
+    place = _place(name, device, dtype)
+    if (held := _held.get(place)) is None:
+        _held.clear()
+        held = _held[place] = load(place[0], device, dtype)
+        _sources[place] = source_of(*held)
+    return held
 
 
-_load = functools.lru_cache(maxsize=1)(load)  # one model at a time: the next one may need the memory
+def _place(name: str | Path, device: str, dtype: str) -> Place:
+    name = chosen_model() if name == "auto" else str(name)
+    here = name == EMBEDDED or name in FETCHED or Path(name).expanduser().exists()
+    folder = find_folder(name) if here else _from_hub(name)
+    return name, device, dtype, state([folder] if folder.is_file() else sorted(folder.iterdir()))
 
 
-@functools.cache
-def loaded_task(name: str, source: str) -> Task:
-    """iclnb.load_task, once in a process."""
+_from_hub = functools.cache(find_folder)  # asked once: what is there under a revision's name never changes
+
+
+def _forget_edited() -> None:
+    """Drop the model in memory where somebody has changed it since: a setting names what lies in its files."""
+    for place, held in list(_held.items()):
+        if source_of(*held) != _sources[place]:
+            _held.clear()
+
+
+def loaded_task(name: str, source: str | Path = "auto") -> Task:
+    """iclnb.load_task, once in a process for as long as its files stay as they are."""
+    source = choose_source(source)
+    return _load_task(name, source, state(sorted(Path(source, name).expanduser().glob("*.jsonl"))))
+
+
+@functools.lru_cache(maxsize=16)
+def _load_task(name: str, source: str, files: tuple) -> Task:
     return load_task(name, source)
+
+
+def state(files: Iterable[Path]) -> tuple:
+    """What changes when a file does: where it is, its inode, size, and times of change.
+
+    Two changes within one tick of the file system's clock (some milliseconds; a second or two on some network and USB
+    drives) that keep the size look like one.
+    """
+    found = ((file.absolute(), file.stat()) for file in files if file.is_file())
+    return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in found)
 
 
 def _each(function: Callable, settings: Iterable[Setting], client: "Client | None") -> Iterator[tuple[Setting, Any]]:
@@ -225,12 +284,6 @@ def _each(function: Callable, settings: Iterable[Setting], client: "Client | Non
     futures = dict(zip(client.map(function, settings, pure=False), settings, strict=True))
     for future, value in as_completed(futures, with_results=True):
         yield futures[future], value
-
-
-def _formerly(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """What the record was found by when a function was known by its module, and source and rate as they were asked."""
-    asked = {"source": setting.source, "seed": setting.seed, "lr": setting.lr}
-    return config | asked | {"compute": f"iclnb.grid.{config['compute']}"}
 
 
 def _loaded(setting: Setting) -> tuple[GPT, Any, Task]:
@@ -277,7 +330,12 @@ def _entry(run: Predictions) -> dict[str, Any]:
     return {"n": len(run.labels), "accuracy": accuracy["mean"], **interval, "correct": run.correct.int().tolist()}
 
 
-@functools.cache
-def _identity(model: str, device: str, dtype: str, task: str, source: str) -> dict[str, str]:
-    """results.identity, once in a process for each model and task."""
-    return identity(loaded(model, device, dtype)[0], loaded_task(task, source))
+def _plain(value: Any) -> Any:
+    """A value in Python's own types: text for a path, a number for a scalar of numpy or torch, a tuple for an array."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Tensor):
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
+        return float(str(value[()])) if value.dtype.kind == "f" else value.item()  # a float's text is the shortest
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple | range | np.ndarray) else value

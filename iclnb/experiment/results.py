@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import tempfile
 import warnings
@@ -11,16 +12,20 @@ from typing import Any
 
 import pandas as pd
 import torch
+from xxhash import xxh3_128
 
 from iclnb.model.gpt import GPT
 from iclnb.paths import __version__, data_folder, results_folder, write_whole
 from iclnb.tasks.task import Task
 
+FORM = 4  # what stored numbers mean; raise it when prompts, predictions, measures or what a record holds change
+
 
 class Results:
-    """A folder of records. Several processes may share it.
+    """A folder of records. Several processes and users may share it.
 
-    A file that is damaged, or that another version of iclnb wrote, counts as missing, and that is said once.
+    A file that is damaged, that cannot be read, or that another version of iclnb wrote, counts as missing, and that is
+    said once. A new file has the mode and the group that any file made in this folder would have.
 
     Args:
         folder: made with the first record; None is the one that the environment variable ICLNB_RESULTS names, else
@@ -28,7 +33,7 @@ class Results:
     """
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = results_folder() if folder is None else Path(folder)
+        self.folder = results_folder() if folder is None else Path(folder).expanduser()
         self._said: set[str] = set()
 
     def prepare(self) -> None:
@@ -41,7 +46,10 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
-            raise ValueError(f"results cannot be stored in {self.folder} ({error.strerror})") from error
+            raise ValueError(
+                f"results cannot be stored in {self.folder} ({error.strerror}); make it writable for you, or choose "
+                "another folder (--out, ICLNB_RESULTS or Results(folder))"
+            ) from error
 
     def find(self, config: dict[str, Any]) -> dict[str, Any] | None:
         """The stored record of exactly this configuration, or None."""
@@ -57,10 +65,19 @@ class Results:
         return record
 
     def save(self, config: dict[str, Any], record: dict[str, Any]) -> Path:
-        """Write a record beside its place, then move it there; returns the file."""
+        """Write a record beside its place, then move it there; returns the file.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; what was stored there before still is.
+        """
         file = self.file(config)
         stored = {"version": __version__, "config": config, "record": record}
-        write_whole(file, json.dumps(stored, indent=1).encode())
+        try:
+            write_whole(file, json.dumps(stored, indent=1).encode())
+        except OSError as error:
+            raise OSError(
+                f"the result {file} cannot be written ({error.strerror}); those before it are kept"
+            ) from error
         return file
 
     def file(self, config: dict[str, Any]) -> Path:
@@ -90,7 +107,9 @@ class Results:
             version = stored["version"]
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or JSON that is no record
+        except OSError as error:
+            return self._say(f"{file} cannot be read ({error.strerror}); its result counts as missing")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no JSON, or JSON that is no record
             whole = False
         if not whole:
             return self._say(f"{file} is damaged; its result counts as missing")
@@ -104,24 +123,40 @@ class Results:
             warnings.warn(text, stacklevel=4)
 
 
-def identity(model: GPT, task: Task) -> dict[str, str]:
-    """What a record's configuration says of the model and task it comes from, whatever they are called."""
+def identity(model: GPT, task: Task, tokenizer: Any) -> dict[str, Any]:
+    """What a record's configuration says of where its numbers come from, whatever that is called."""
+    return source_of(model, tokenizer) | {"examples": fingerprint(task)}
+
+
+def source_of(model: GPT, tokenizer: Any) -> dict[str, Any]:
+    """The part of `identity` that no task changes."""
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    return {"weights": fingerprint(model), "dtype": dtype, "examples": fingerprint(task)}
+    return {"weights": fingerprint(model), "tokenizer": _tokenizer_fingerprint(tokenizer), "dtype": dtype, "form": FORM}
 
 
 def fingerprint(thing: GPT | Task) -> str:
-    """Sixteen hex digits that change when a model's shape or weights or a task's examples do.
+    """Sixteen hex digits that change with any bit of a model's configuration and weights or of a task's examples.
 
-    A model is judged by its configuration and the first 64 values of every parameter, a task by all its examples.
+    All bytes are read each time, some 10 GB a second, since nothing tells whether a tensor was changed in place.
     """
     if isinstance(thing, Task):
         return _task_fingerprint(thing)
-    digest = hashlib.sha256(repr(thing.config).encode())
-    for name, p in thing.named_parameters():
-        head = p.detach().flatten()[:64].to("cpu", torch.float64)  # (64,) at most
-        digest.update(name.encode() + head.numpy().tobytes())
+    digest = xxh3_128(repr(thing.config).encode())
+    for name, x in itertools.chain(thing.named_parameters(), thing.named_buffers()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.detach().flatten().view(torch.uint8).numpy(force=True))
     return digest.hexdigest()[:16]
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Sixteen hex digits that change with anything that a tokenizer does."""
+    if hasattr(tokenizer, "backend_tokenizer"):
+        written = [tokenizer.backend_tokenizer.to_str(), str(tokenizer.split_special_tokens)]
+    else:  # one that is written in Python
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            written = [f"{file.name} {file.read_text(encoding='utf-8')}" for file in sorted(Path(folder).iterdir())]
+    return hashlib.sha256(json.dumps(written).encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=16)  # a grid asks for the same few tasks again and again

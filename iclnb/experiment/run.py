@@ -32,7 +32,6 @@ from iclnb.tasks.task import Task
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 HELD_OUT = 200
 SPLITS = ("held-out", "evaluation")
-FORM = 4  # of run_task's record: since 3 it holds the floors, Kendall at both levels, each answer; since 4 the format
 CONTROLS = {  # the paper's
     "sim_aou": "sim_aou_random",
     "sim_am": "sim_am_zsl",

@@ -214,7 +214,8 @@ def _fill(model: GPT, layout: Layout, source: "_Folder | GGUFFile", device: torc
             shape, expected = tuple(tensor.shape), tuple(parameters[ours].shape)
             file, said_in = where[found[theirs]].name, source.said_in.name
             raise CheckpointError(f"{found[theirs]} in {file} gives {shape} where {said_in} says {expected}")
-        _assign(model, ours, tensor.to(device=device, dtype=dtype))
+        # A copy, since a tensor of a safetensors file is that file's own memory, and changes when it is written over.
+        _assign(model, ours, tensor.to(device=device, dtype=dtype, copy=True))
     if model.config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
 

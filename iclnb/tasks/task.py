@@ -169,8 +169,7 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
     """
     if name not in SPECS:
         raise TaskError(f"task is {name!r}; known are {', '.join(TASKS)}")
-    if source == "auto":
-        source = os.environ.get("ICLNB_DATA") or ("sample" if chosen_model() == EMBEDDED else "hub")
+    source = choose_source(source)
     if source == "sample":
         return _from_world(name)
     spec = SPECS[name]
@@ -183,6 +182,13 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
     else:
         raise TaskError(f"source is {str(source)!r}, which is no folder here; accepted are 'sample', 'hub' or a folder")
     return build_task(spec, str(source), splits["train"], splits[spec.evaluation_split])
+
+
+def choose_source(source: str | Path) -> str:
+    """Where load_task takes the examples from: `source` itself, or what "auto" stands for now."""
+    if source != "auto":
+        return str(source)
+    return os.environ.get("ICLNB_DATA") or ("sample" if chosen_model() == EMBEDDED else "hub")
 
 
 def build_task(spec: TaskSpec, source: str, train: Iterable[Example], evaluation: Iterable[Example]) -> Task:

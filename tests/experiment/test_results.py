@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import toy_task
+from toys import save_fairseq_tokenizer, toy_task
+from transformers import ByT5Tokenizer
 
-from iclnb.experiment.results import Results, fingerprint
+from iclnb.experiment.results import FORM, Results, fingerprint, identity
+from iclnb.model.checkpoints import load_tokenizer
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.paths import __version__
 
@@ -117,12 +119,51 @@ def test_stored_files_are_json(tmp_path):
     assert stored == {"version": __version__, "config": CONFIG, "record": {"a": 1}}
 
 
-def test_fingerprints_follow_weights_and_examples():
-    config = GPTConfig(vocab_size=20, n_layer=1, n_head=1, n_embd=8)
-    one, two = GPT(config).initialise(0), GPT(config).initialise(0)
-    assert fingerprint(one) == fingerprint(two)
-    with torch.no_grad():
-        two.blocks[0].attn.v_proj.bias[0] += 1e-6
-    assert fingerprint(one) != fingerprint(two)
-    assert fingerprint(one) != fingerprint(GPT(dataclasses.replace(config, n_head=2)).initialise(0))  # the same weights
+CONFIGURATION = GPTConfig(vocab_size=20, n_layer=1, n_head=1, n_embd=8, momentum=0.5, learn_momentum=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_models_fingerprint_follows_every_bit_of_every_parameter(dtype):
+    model, other = (GPT(CONFIGURATION).initialise(0).to(dtype) for _ in range(2))
+    known = {fingerprint(model)}
+    assert fingerprint(other) in known
+    changes = {
+        "the lowest bit of the last number": lambda bits: bits[-1:].bitwise_xor_(1),
+        "two signs": lambda bits: bits[:2].bitwise_xor_(torch.iinfo(bits.dtype).min),
+        "the order": lambda bits: bits.copy_(bits.flip(0)),
+    }
+    for name, p in model.named_parameters():
+        bits = p.data.view(-1).view({8: torch.int64, 4: torch.int32, 2: torch.int16}[p.itemsize])  # (n,)
+        before = bits.clone()
+        for what, change in changes.items():
+            change(bits)
+            if not bits.equal(before):
+                assert fingerprint(model) not in known, f"{what} of {name}"
+                known.add(fingerprint(model))
+            bits.copy_(before)
+    assert fingerprint(model) == fingerprint(other)
+
+
+def test_fingerprints_follow_configuration_dtype_buffers_and_examples():
+    one = GPT(CONFIGURATION).initialise(0)
+    others = [
+        GPT(dataclasses.replace(CONFIGURATION, n_head=2)).initialise(0),
+        GPT(CONFIGURATION).initialise(0).double(),
+    ]
+    others.append(GPT(CONFIGURATION).initialise(0))
+    others[-1].register_buffer("shift", torch.ones(3))
+    assert len({fingerprint(model) for model in (one, *others)}) == 4
     assert fingerprint(toy_task()) == fingerprint(toy_task()) != fingerprint(toy_task(train=11))
+
+
+def test_an_identity_follows_the_tokenizer(tmp_path):
+    model, task = GPT(CONFIGURATION).initialise(0), toy_task()
+    save_fairseq_tokenizer(tmp_path)
+    fast, same = load_tokenizer(tmp_path), load_tokenizer(tmp_path)
+    first = identity(model, task, fast)
+    assert first == identity(model, task, same)
+    same.add_tokens(["warm"])
+    python = [ByT5Tokenizer(extra_ids=n) for n in (5, 5, 6)]
+    found = [identity(model, task, tokenizer)["tokenizer"] for tokenizer in (fast, same, *python)]
+    assert found[2] == found[3] and len(set(found)) == 4
+    assert json.loads(json.dumps(first)) == first and first["form"] == FORM and first["dtype"] == "float32"

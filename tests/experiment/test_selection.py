@@ -53,8 +53,7 @@ def place(tmp_path_factory):
         rows = [json.dumps({"sentence": text, "label": e.label}) for text, e in zip(texts, examples, strict=True)]
         (folder / "data" / "sst2" / f"{split}.jsonl").write_text("\n".join(rows))
     yield folder
-    for cached in (grid._load, grid.loaded_task, grid._identity):
-        cached.cache_clear()
+    grid._held.clear()
 
 
 def wanted(place, **options):
