@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dask
 import distributed
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,7 +19,7 @@ from distributed.utils import get_mp_context
 from safetensors.torch import load_file, save_file
 
 import iclnb
-from iclnb.experiment import grid
+from iclnb.experiment import grid, selection
 from iclnb.experiment.grid import Setting, run_grid, run_setting
 from iclnb.experiment.results import Results
 from iclnb.experiment.run import held_out, run_task
@@ -67,8 +68,8 @@ def forget():
 
 
 def setting(place, method="ft", **options):
-    defaults = {"source": str(place / "data"), "k": 4} | ({"lr": 0.05} if method == "ft" else {})
-    return Setting(str(place / "model"), "sst2", method, **defaults | options)
+    defaults = {"model": str(place / "model"), "task": "sst2", "source": str(place / "data"), "k": 4}
+    return Setting(method=method, **defaults | ({"lr": 0.05} if method == "ft" else {}) | options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,6 +151,68 @@ def test_a_setting_that_cannot_be_run_is_refused_before_any_is(wrong, message, p
     with pytest.raises(ValueError, match=message):
         run_grid([setting(place, **three), setting(place, **three | wrong)], Results(tmp_path))
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "given, plain",
+    [
+        ({"k": np.arange(5)[4], "seed": torch.tensor(3)}, {"k": 4, "seed": 3}),
+        ({"limit": np.array(5), "held_out": np.uint8(2), "batch_size": np.int32(3)}, {"limit": 5, "held_out": 2}),
+        *(({"lr": to(0.05)}, {"lr": 0.05}) for to in (np.float16, np.float32, np.float64, np.array, torch.tensor)),
+        ({"lr": torch.tensor(0.05, dtype=torch.float64, requires_grad=True)}, {"lr": 0.05}),
+        ({"lr": torch.tensor(0.5, dtype=torch.bfloat16)}, {"lr": 0.5}),
+        ({"lr": 1}, {"lr": 1.0}),
+        ({"task": np.array(["sst2"])[0]}, {}),
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_plain_numbers(given, plain, place):
+    one, other = setting(place, **given), setting(place, **plain)
+    assert one == dataclasses.replace(other, batch_size=one.batch_size)
+    assert json.dumps(grid.configuration(one)) == json.dumps(grid.configuration(other))
+
+
+def test_paths_arrays_and_ranges_are_plain_too(place, tmp_path):
+    paths = Setting(place / "model", "sst2", "icl", place / "data", k=2)
+    assert paths == Setting(str(place / "model"), "sst2", "icl", str(place / "data"), k=2)
+    rates = (torch.logspace(-2, -1, 2), (0.01, 0.1))
+    one, other = (
+        selection.candidates(model, "sst2", k, seeds, rates, source=place / "data")
+        for model, k, seeds, rates in zip(
+            (place / "model", str(place / "model")),
+            (np.int64(2), 2),
+            (np.arange(1, 3), range(1, 3)),
+            rates,
+            strict=True,
+        )
+    )
+    assert one == other and {*one} == {*other}
+    table = run_grid(one[:2], Results(tmp_path), compute=selection.judge)
+    assert table.seeds.tolist() == [[1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"k": 4.0}, "k is 4.0; it must be a whole number and at least 0"),
+        ({"k": "4"}, "k is '4'; it must be a whole number"),
+        ({"k": True}, "k is True; it must be a whole number"),
+        ({"k": None}, "k is None; it must be a whole number"),
+        ({"k": np.arange(3)}, r"k is \(0, 1, 2\); it must be a whole number"),
+        ({"k": -1}, "k is -1; it must be a whole number and at least 0"),
+        ({"seed": -1}, "seed is -1; it must be a whole number and at least 0"),
+        ({"seed": np.float64("nan")}, "seed is nan; it must be a whole number"),
+        ({"limit": [3]}, r"limit is \(3,\); it must be a whole number and at least 1"),
+        ({"lr": "0.1"}, "lr is '0.1'; fine-tuning takes a positive number"),
+        ({"lr": True}, "lr is True; fine-tuning takes a positive number"),
+        ({"lr": torch.tensor([0.1, 0.2])}, "fine-tuning takes a positive number"),
+        ({"lr": torch.tensor(1j)}, "lr is 1j; fine-tuning takes a positive number"),
+        ({"source": None}, "source is None; it must be a name or a path"),
+        ({"task": 3}, "task is 3; it must be a name or a path"),
+    ],
+)
+def test_what_is_no_number_or_no_name_is_said_in_one_sentence(wrong, message, place):
+    with pytest.raises(ValueError, match=message):
+        setting(place, **wrong)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
