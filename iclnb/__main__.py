@@ -51,10 +51,10 @@ def table(options: argparse.Namespace) -> None:
     check_seed(options.seed)
     tasks = [loaded_task(name, options.source) for name in task_names(options.task)]
     settings = [setting_of(task, options) for task in tasks]
-    say(f"loading {options.model}")
     results, records = Results(options.out), {}
+    results.check()
+    say(f"loading {options.model}")
     configurations = [look(results, setting)[0] for setting in settings]
-    results.prepare()
     for number, (setting, config) in enumerate(zip(settings, configurations, strict=True), start=1):
         where = f"[{number}/{len(settings)}] {setting.task}"
         record = recorded(results, setting, say=lambda text, where=where: say(f"{where}: {text}"))

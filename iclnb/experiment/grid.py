@@ -157,7 +157,7 @@ def run_grid(
     Raises:
         ValueError: a setting that cannot be run, before any is; or a folder that cannot be written to.
     """
-    results.prepare()
+    results.check()
     _forget_edited()
     there = copy.copy(results)
     there.folder = results.folder.absolute()  # a worker may run in another folder

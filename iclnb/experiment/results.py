@@ -36,15 +36,15 @@ class Results:
         self.folder = results_folder() if folder is None else Path(folder).expanduser()
         self._said: set[str] = set()
 
-    def prepare(self) -> None:
-        """Make the folder, so that a place that cannot be written to is found out before the work.
+    def check(self) -> None:
+        """Find out before the work whether records can be stored; makes nothing.
 
         Raises:
             ValueError: the folder cannot be made or written to.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.folder).close()
+            there = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+            tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
             raise ValueError(
                 f"results cannot be stored in {self.folder} ({error.strerror}); make it writable for you, or choose "

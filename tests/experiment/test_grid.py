@@ -150,7 +150,7 @@ def test_a_setting_that_cannot_be_run_is_refused_before_any_is(wrong, message, p
     three = {"source": str(place / "three"), "k": 2}
     with pytest.raises(ValueError, match=message):
         run_grid([setting(place, **three), setting(place, **three | wrong)], Results(tmp_path))
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,13 @@ def test_paths_arrays_and_ranges_are_plain_too(place, tmp_path):
 def test_what_is_no_number_or_no_name_is_said_in_one_sentence(wrong, message, place):
     with pytest.raises(ValueError, match=message):
         setting(place, **wrong)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_a_model_is_loaded(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "load", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "results").touch()
+    with pytest.raises(ValueError, match="results cannot be stored in"):
+        run_grid([setting(place)], Results(tmp_path / "results"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -458,7 +465,7 @@ class DiesAfterSaving(Results):
 
 def test_a_cluster_loses_and_doubles_nothing_when_workers_are_killed(place, tmp_path, processes):
     results, markers = DiesAfterSaving(tmp_path / "results"), tmp_path / "markers"
-    results.prepare()
+    results.folder.mkdir()
     (results.folder / "caller").write_text(str(os.getpid()))
     settings = marked_settings(place, markers, 10, fatal=3)
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}

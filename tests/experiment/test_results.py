@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import os
+import tempfile
 import tomllib
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -103,6 +106,121 @@ def test_processes_share_a_folder(tmp_path):
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         list(pool.map(write_and_read, [tmp_path, tmp_path]))
     assert len(Results(tmp_path).table()) == len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.fixture
+def shared():
+    """A folder that everybody may write to, of a group of its own where the tests may give it one."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        if os.geteuid() == 0:
+            os.chown(folder, 0, 4242)
+        os.chmod(folder, 0o2777)
+        yield Path(folder)
+
+
+@contextmanager
+def another_user():
+    """Work as somebody who owns nothing here; where that cannot be, permissions bind the owner as well."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_a_file_of_another_user_that_cannot_be_read_is_said_once_and_replaced(shared, recwarn):
+    file = Results(shared).save(CONFIG, {"accuracy": 0.5})
+    file.chmod(0)
+    with another_user():
+        results = Results(shared)
+        assert results.find(CONFIG) is None and results.find(CONFIG) is None and results.table().empty
+        assert results.get(CONFIG, lambda: {"accuracy": 0.6}) == {"accuracy": 0.6} == results.find(CONFIG)
+    assert [str(warning.message) for warning in recwarn] == [
+        f"{file} cannot be read (Permission denied); its result counts as missing"
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize("inside", [".", "new/folder"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(inside, shared):
+    shared.chmod(0o555)
+    with another_user(), pytest.raises(ValueError) as caught:
+        Results(shared / inside).check()
+    shared.chmod(0o755)
+    assert str(caught.value) == (
+        f"results cannot be stored in {shared / inside} (Permission denied); make it writable for you, or choose "
+        "another folder (--out, ICLNB_RESULTS or Results(folder))"
+    )
+    assert not list(shared.iterdir())
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(ValueError, match=r"results cannot be stored in .*file.* \(Not a directory\); make it"):
+            Results(folder).check()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_new_file_has_the_folders_group_and_the_mode_of_any_other(umask, shared):
+    before = os.umask(umask)
+    try:
+        stored = Results(shared / "new").save(CONFIG, {"accuracy": 0.5}).stat()
+        (shared / "new" / "other").touch()
+    finally:
+        os.umask(before)
+    assert stored.st_mode & 0o777 == 0o666 & ~umask
+    assert stored.st_gid == (shared / "new" / "other").stat().st_gid == shared.stat().st_gid
+
+
+def test_home_is_spelled_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ICLNB_RESULTS", "~/there")
+    assert Results().folder == tmp_path / "there" and Results("~/here").folder == tmp_path / "here"
+
+
+def test_what_is_no_file_counts_as_missing_and_cannot_be_replaced(tmp_path, recwarn):
+    results = Results(tmp_path)
+    file = results.file(CONFIG)
+    file.mkdir()
+    assert results.find(CONFIG) is None
+    assert [str(warning.message) for warning in recwarn] == [
+        f"{file} cannot be read (Is a directory); its result counts as missing"
+    ]
+    with pytest.raises(OSError, match=r"the result .*sst2-\w+\.json cannot be written \(Is a directory\)"):
+        results.save(CONFIG, {"accuracy": 0.5})
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_loses_no_earlier_record(tmp_path):
+    resource = pytest.importorskip("resource", reason="Windows has no limit of file sizes")
+    results = Results(tmp_path)
+    results.save(CONFIG, {"accuracy": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        for config in (CONFIG, CONFIG | {"seed": 2}):
+            with pytest.raises(OSError) as caught:
+                results.save(config, {"long": list(range(10_000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = "those before it are kept"
+    assert str(caught.value) == f"the result {results.file(config)} cannot be written (File too large); {kept}"
+    assert results.find(CONFIG) == {"accuracy": 0.5} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_writers_of_the_same_number_on_two_machines_do_not_meet(tmp_path, monkeypatch):
+    """In containers every process is number 1; one that is slow must not write into the file of the other."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    names = []
+    monkeypatch.setattr(os, "replace", lambda source, target: names.append(source))
+    for _ in range(2):
+        Results(tmp_path).save(CONFIG, {"accuracy": 0.5})
+    assert len(set(names)) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_earlier_record_and_nothing_else(tmp_path):
