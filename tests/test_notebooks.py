@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import statistics
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,6 +223,75 @@ def test_run_uses_the_embedded_tier_in_the_notebooks_own_folder(house, monkeypat
     assert result.returncode == 0, result.stderr
     saved = nbformat.read(house / "build/notebooks/labs/d_induction_heads.ipynb", as_version=4)
     assert saved.cells[1].outputs[0].text == "['ICLNB_RESULTS'] labs\n"
+
+
+PROBE = """
+import sys
+from matplotlib import pyplot as plt
+drawn = plt.get_backend().rpartition(".")[2], plt.rcParams["font.size"]
+print(*drawn, "started" in globals(), sys.executable == {!r})
+"""
+
+
+def test_nothing_of_the_users_decides_how_a_notebook_runs(house, monkeypatch):
+    """No home that can be written to, and a backend, a style, startup files and a kernel that all do harm."""
+    user = house / "user"
+    files = {
+        "matplotlibrc": "font.size: 30\nbackend: nonsense\n",
+        "startup.py": "started = True\n",
+        "profile_default/startup/00.py": "started = True\n",
+        "kernels/python3/kernel.json": json.dumps({"argv": ["none", "{connection_file}"], "display_name": "Python 3"}),
+    }
+    for name, text in files.items():
+        (user / name).parent.mkdir(parents=True, exist_ok=True)
+        (user / name).write_text(text)
+    places = dict.fromkeys(
+        ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "MPLCONFIGDIR"), user
+    )
+    places |= {"HOME": user / "startup.py", "PYTHONSTARTUP": user / "startup.py", "MATPLOTLIBRC": user / "matplotlibrc"}
+    for name, place in places.items():
+        monkeypatch.setenv(name, str(place))
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    path = put(house, "00_start_here", CHECKED + PROBE.format(sys.executable))
+    result = call(house, "refresh")
+    assert result.returncode == 0, result.stderr
+    assert nbformat.read(path, as_version=4).cells[1].outputs[0].text == "backend_inline 10.0 False True\n"
+    assert call(house, "test").returncode == 0
+    assert sorted(p.relative_to(user).as_posix() for p in user.rglob("*") if p.is_file()) == sorted(files)
+
+
+def test_a_user_without_a_home_is_given_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with patch.dict(os.environ):
+        tool.use_embedded_tier(str(tmp_path), 1)
+        assert os.environ["HOME"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("", "it is empty"),
+        ("\n", "it is empty"),
+        ('{"cells": [\n<<<<<<< HEAD\n', "it holds conflict marks of git"),
+        ("[]", "it is not of the form ('list' object has no attribute 'get')"),
+        (
+            '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+            "it is not of the form (The notebook is invalid and is",
+        ),
+        ("\udcff", "it is not of the form ('utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_what_is_no_notebook_is_said_before_any_is_run(house, content, said):
+    put(house, "00_start_here", "1 + 1")
+    bad = house / "notebooks/01_attention_is_gradient_descent.ipynb"
+    bad.write_bytes(content.encode(errors="surrogateescape"))
+    for command in ("run", "test", "refresh", "badges"):
+        result = call(house, command)
+        assert result.returncode == 1 and result.stdout == ""
+        [line] = result.stderr.strip().splitlines()
+        assert line.startswith(f"notebooks/{bad.name} is no notebook: {said}") and line.endswith(
+            "; restore it with git."
+        )
 
 
 def test_refresh_twice_gives_the_same_bytes(house):

@@ -8,6 +8,9 @@
 All take notebooks to work on; with none named, all of them, in reading order. As many are executed at once as there
 are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise:
 they keep to the oldest instructions that torch knows, and take another number of threads.
+
+Notebooks run with the Python that runs this, whatever kernels are installed, and with no setting of the user's, since
+Jupyter, IPython and matplotlib have their home in a temporary folder.
 """
 
 import argparse
@@ -24,6 +27,9 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -44,6 +50,25 @@ LANGUAGE = {
 KEPT_CELL_METADATA = {"tags", "jupyter"}  # "jupyter" can hide a solution's source; the rest is an editor's own
 # For torch, oneDNN and MKL a processor of 2008, on which each of them rounds its sums in another order.
 LOWEST = {"ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+# What the user's environment says of the model, of Jupyter, IPython and matplotlib, and of what Python runs first.
+FORGOTTEN = (
+    "ICLNB_MODEL",
+    "ICLNB_MODELS",
+    "ICLNB_DATA",
+    "JUPYTER_PATH",
+    "JUPYTER_CONFIG_PATH",
+    "MATPLOTLIBRC",
+    "PYTHONSTARTUP",
+)
+FOLDERS = (
+    "ICLNB_RESULTS",
+    "IPYTHONDIR",
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_DATA_DIR",
+    "JUPYTER_RUNTIME_DIR",
+    "MPLCONFIGDIR",
+)
+INLINE = "module://matplotlib_inline.backend_inline"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(interactive: run the notebook to use it)"
 PROGRESS_BAR = re.compile(r"\d+%\||\?it/s|\d+it \[")  # what tqdm writes, before and after it knows the total
@@ -71,7 +96,16 @@ def relative(path):
 
 
 def read(path):
-    return nbformat.read(path, as_version=4)
+    """Returns the notebook at `path`; raises NotebookFailed where the file holds none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as error:
+        raise NotebookFailed(f"{relative(path)} cannot be read ({error.strerror}).") from error
+    except Exception as error:  # nbformat has many kinds for what is no notebook
+        text, reason = Path(path).read_bytes(), f"it is not of the form ({str(error).partition(chr(10))[0]})"
+        if b"<<<<<<< " in text or not text.strip():
+            reason = "it holds conflict marks of git" if text.strip() else "it is empty"
+        raise NotebookFailed(f"{relative(path)} is no notebook: {reason}; restore it with git.") from error
 
 
 def write(text, path):
@@ -102,15 +136,27 @@ class NotebookFailed(Exception):
         self.notebook = notebook
 
 
-def use_embedded_tier(results, threads):
+class ThisPython(AsyncKernelManager):
+    """Starts a kernel of the Python that runs this, whatever is installed under a kernel's name."""
+
+    @property
+    def kernel_spec(self):
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+
+def use_embedded_tier(place, threads):
     """Makes the kernels started from here see the embedded model and data alone, with no network and no progress bars.
 
-    `results` is an empty folder for stored results, so that every number is computed anew. `threads` is 1 but for a
-    test: pocket-gpt is too small to gain from a second one, and the cores are better used for a second notebook.
+    `place` is an empty folder: for stored results, so that every number is computed anew, and as the home of Jupyter,
+    IPython and matplotlib, so that nothing of the user's decides. `threads` is 1 but for a test: pocket-gpt is too
+    small to gain from a second one, and the cores are better used for a second notebook.
     """
-    for name in ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA"):
+    for name in FORGOTTEN:
         os.environ.pop(name, None)
-    os.environ.update(ICLNB_RESULTS=results, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+    os.environ.update({name: str(Path(place, name.lower())) for name in FOLDERS}, MPLBACKEND=INLINE)
+    if os.path.expanduser("~") == "~":  # a user without a home
+        os.environ["HOME"] = place
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="passive")  # a thread that waits takes no core
 
 
@@ -158,6 +204,7 @@ async def execute(path):
     client = NotebookClient(
         notebook,
         kernel_name=KERNELSPEC["name"],
+        kernel_manager_class=ThisPython,
         timeout=CELL_SECONDS,
         record_timing=False,
         coalesce_streams=True,
@@ -461,8 +508,10 @@ def main(arguments=None):
         if options.command == "badges":
             badges(paths, options.check)
             return 0
-        with tempfile.TemporaryDirectory() as results:
-            use_embedded_tier(results, options.threads)
+        for path in paths:
+            read(path)  # so that one that cannot be read is said before any is run
+        with tempfile.TemporaryDirectory() as place:
+            use_embedded_tier(place, options.threads)
             os.environ.update(LOWEST if options.lowest else {})
             return {"run": run, "test": test, "refresh": refresh}[options.command](paths, at_once)
     except NotebookFailed as failure:

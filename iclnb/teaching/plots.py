@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,7 +22,11 @@ WIDTH = 7.5  # inches; a figure as wide as the page is (WIDTH, its height)
 
 
 def use_style() -> None:
-    """Sets the style of every figure made after this call."""
+    """Sets the style of every figure made after this call, whatever the user's matplotlibrc and backend are."""
+    shell = get_ipython()
+    if hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+    plt.rcdefaults()
     rc = {
         "figure.figsize": (WIDTH, 3.0),
         "figure.dpi": 110,
@@ -37,6 +42,7 @@ def use_style() -> None:
         "legend.frameon": False,
         "lines.linewidth": 1.8,
         "savefig.facecolor": "white",  # readable on a dark page as well
+        "font.sans-serif": ["DejaVu Sans"],  # which matplotlib brings; seaborn would take Arial where there is one
     }
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE, rc=rc)
 

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -53,6 +54,23 @@ def test_the_same_figure_gives_the_same_bytes_and_no_trace_of_its_maker():
     first, second = plots.to_png(a_figure()), plots.to_png(a_figure())
     assert first == second != plots.to_png(a_figure(2.0))
     assert b"atplotlib" not in first and b"tEXt" not in first
+
+
+def test_the_users_own_settings_decide_nothing():
+    plain = plots.to_png(a_figure())
+    plt.rcParams.update({"font.size": 30, "lines.linewidth": 9, "savefig.dpi": 30, "font.sans-serif": ["Arial"]})
+    plt.rcParams.update({"lines.marker": "o", "figure.facecolor": "red", "axes.grid": True})
+    assert plots.to_png(a_figure()) != plain
+    plots.use_style()
+    assert plots.to_png(a_figure()) == plain
+
+
+def test_figures_are_drawn_in_the_page_whatever_the_users_backend_is(monkeypatch):
+    asked = []
+    kernel = SimpleNamespace(kernel=None, run_line_magic=lambda *magic: asked.append(magic))
+    monkeypatch.setattr(plots, "get_ipython", lambda: kernel)
+    plots.use_style()
+    assert asked == [("matplotlib", "inline")]
 
 
 def test_colours_of_the_roles_differ():
