@@ -167,13 +167,13 @@ def versions() -> dict[str, str]:
     return found | {"torch": torch.__version__}
 
 
-def record(name: str, options: argparse.Namespace, found: dict[str, Any]) -> Path:
+def record(name: str, options: argparse.Namespace, found: dict[str, Any], script: str | None = None) -> Path:
     """Write what a benchmark found, with machine, versions and command, into <out>/<name>.json."""
     words, hidden = [], {str(options.data), str(options.out), str(options.out.resolve())}
     for word in sys.argv[1:]:
         words.append("FOLDER" if word in hidden else word)
     entry = {
-        "command": " ".join(["python", f"benchmarks/{name}.py", *words]),
+        "command": " ".join(["python", f"benchmarks/{script or name}.py", *words]),
         "date": time.strftime("%Y-%m-%d"),
         "quick": options.quick,
         "machine": machine() | {"threads": torch.get_num_threads()},

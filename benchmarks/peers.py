@@ -4,18 +4,31 @@ Each takes the ids of the prefix (P), of n queries and of the answers, one token
 (n, answers) in float32. None has to tokenise.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, XGLMForCausalLM
+from transformers import DynamicCache, XGLMConfig, XGLMForCausalLM
 
 
 def load_xglm(folder: Path, dtype: torch.dtype) -> XGLMForCausalLM:
     """transformers' own model of a checkpoint, in eval mode."""
     return XGLMForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def random_xglm(L: int, C: int, H: int, device: str, dtype: torch.dtype) -> XGLMForCausalLM:
+    """transformers' own model of a shape of the fairseq dense family, with random weights, made on the device."""
+    shape = {"num_layers": L, "d_model": C, "ffn_dim": 4 * C, "attention_heads": H, "max_position_embeddings": 2048}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return XGLMForCausalLM(XGLMConfig(vocab_size=50261, **shape)).to(device, dtype).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 @torch.no_grad()
@@ -26,9 +39,17 @@ def full_prompt(hf: XGLMForCausalLM, prefix: list[int], queries: list[list[int]]
 
 
 @torch.no_grad()
+def full_prompts(
+    hf: XGLMForCausalLM, prefix: list[int], queries: list[list[int]], answers: list[int], batch: int
+) -> Tensor:
+    """full_prompt with some care: in batches, with logits at the last token alone."""
+    return by_length(hf, [prefix + query for query in queries], answers, batch, lambda rows: {"use_cache": False})
+
+
+@torch.no_grad()
 def encode_prefix(hf: XGLMForCausalLM, prefix: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the prefix, (1, H, P, D) each, one pair a layer, without the logits that nobody reads."""
-    cache = hf.model(torch.tensor([prefix]), use_cache=True).past_key_values
+    cache = hf.model(torch.tensor([prefix], device=hf.device), use_cache=True).past_key_values
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -38,19 +59,30 @@ def repeated_cache(
 ) -> Tensor:
     """transformers, with care: the prefix once, repeated for each row of a batch, logits at the last token alone.
 
-    Queries are sorted by length. The cache gets a view that repeats the prefix, so it is written out once a batch, when
-    the library appends the queries' keys and values to it.
+    The cache gets a view that repeats the prefix, so it is written out once a batch, when the library appends the
+    queries' keys and values to it.
     """
-    order = sorted(range(len(queries)), key=lambda i: len(queries[i]))
-    found = torch.empty(len(queries), len(answers))
+
+    def cache(rows: int) -> dict[str, Any]:
+        pairs = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix]
+        return {"past_key_values": DynamicCache(pairs), "use_cache": True}
+
+    return by_length(hf, queries, answers, batch, cache)
+
+
+def by_length(
+    hf: XGLMForCausalLM, sequences: list[list[int]], answers: list[int], batch: int, how: Callable[[int], dict]
+) -> Tensor:
+    """Log-probabilities (n, answers) after sequences that are sorted by length; `how` gives a batch's options."""
+    order, found = sorted(range(len(sequences)), key=lambda i: len(sequences[i])), []
     for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        ids = pad_sequence([torch.tensor(queries[i]) for i in rows], batch_first=True)  # (B, T)
-        cache = DynamicCache([(k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1)) for k, v in prefix])
-        hidden = hf.model(ids, past_key_values=cache, use_cache=True).last_hidden_state  # (B, T, C)
-        last = hidden[torch.arange(len(rows)), torch.tensor([len(queries[i]) - 1 for i in rows])]  # (B, C)
-        found[rows] = hf.lm_head(last).float().log_softmax(-1)[:, answers]  # (B, answers)
-    return found
+        rows = [torch.tensor(sequences[i]) for i in order[start : start + batch]]
+        ids = pad_sequence(rows, batch_first=True).to(hf.device)  # (B, T)
+        hidden = hf.model(ids, **how(len(rows))).last_hidden_state  # (B, T, C)
+        last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]  # (B, C)
+        found.append(hf.lm_head(last).float().log_softmax(-1)[:, answers])  # (B, answers)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(found).cpu()[back]  # (n, answers)
 
 
 def load_harness(hf: XGLMForCausalLM, tokenizer: Any, batch: int) -> Any:

@@ -43,9 +43,10 @@ CHECKPOINT_EVERY = 100  # steps
 POCKET = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 2048, "positions": "rotary"}
 SHAPES = {
     "pocket": POCKET,
+    "9M": POCKET | {"n_layer": 5, "n_head": 6, "n_embd": 384},  # ten times as large
     "350M": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "n_positions": 2048, "positions": "rotary"},
 }
-ROWS = {"pocket": (8, 256), "350M": (16, 2048)}  # B and T of a step on a text, where nothing else is asked for
+ROWS = {name: (8, 256) for name in SHAPES} | {"350M": (16, 2048)}  # B and T of a step on a text, unless asked otherwise
 
 
 class Language(Corpus):
