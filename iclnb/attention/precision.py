@@ -14,3 +14,9 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a CPU only emulates matrix products in a 16-bit dtype, at about a fiftieth of float32's speed."""
+    fast = {torch.bfloat16: has_bf16, torch.float16: lambda _: torch.ops.mkldnn._is_mkldnn_fp16_supported()}
+    return device.type == "cpu" and dtype in fast and not fast[dtype](device)

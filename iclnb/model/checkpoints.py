@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from iclnb.attention.precision import has_bf16
+from iclnb.attention.precision import emulated, has_bf16
 from iclnb.model.gpt import GPT
 from iclnb.model.layouts import MOMENTUM, CheckpointError, Layout, layout_for, read_config, write_config
 from iclnb.paths import EMBEDDED, cache_folder, chosen_model, data_folder
@@ -58,6 +59,9 @@ def load(
     if name == EMBEDDED and dtype == "auto" and place.type == "cpu":
         dtype = "float64"
     number = resolve_dtype(dtype, place)
+    if emulated(number, place):  # Python itself says the same text from the same line once
+        name_of = str(number).removeprefix("torch.")
+        warnings.warn(f"dtype is {name_of}, which this CPU only emulates; float32 is many times faster", stacklevel=1)
     folder = find_folder(name, revision)
     return load_model(folder, place, number), load_tokenizer(folder)
 

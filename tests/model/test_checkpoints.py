@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def test_half_precision_files_are_read_into_any_dtype(dtype, tmp_path):
     target = getattr(torch, dtype)
     assert {p.dtype for p in model.parameters()} == {target}
     assert torch.equal(model.embed_tokens.weight, hf.model.embed_tokens.weight.to(target))
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.bfloat16, "float32", "auto"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_16_bit_dtype_that_the_cpu_emulates_is_said_once(dtype, fast, checkpoint, monkeypatch):
+    for kind in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", lambda: fast)
+    monkeypatch.setattr(iclnb.model.checkpoints, "__warningregistry__", {}, raising=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")  # as a user has it
+        for _ in range(2):
+            load(checkpoint, device="cpu", dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    expected = f"dtype is {name}, which this CPU only emulates; float32 is many times faster"
+    assert [str(w.message) for w in said] == [expected] * (not fast and "16" in name)
 
 
 LLAMA = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "n_kv_head": 2, "d_ff": 80}
