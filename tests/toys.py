@@ -51,7 +51,12 @@ def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=400, positions=256
         model = XGLMForCausalLM(config)
     elif kind == "gpt2":
         config = GPT2Config(
-            vocab_size=vocab, n_layer=layers, n_embd=width, n_head=heads, n_positions=positions, bos_token_id=0, **extra
+            vocab_size=vocab,
+            n_layer=layers,
+            n_embd=width,
+            n_head=heads,
+            n_positions=positions,
+            **({"bos_token_id": 0, "eos_token_id": 2} | extra),
         )
         model = GPT2LMHeadModel(config)
     elif kind in ("llama", "qwen2"):

@@ -116,12 +116,7 @@ class GGUFFile:
         config["vocab_size"] = shapes["token_embd.weight"][1]
         config["tie_word_embeddings"] = "output.weight" not in shapes
         for entry in ("bos_token_id", "eos_token_id"):
-            config[entry] = self._value(f"tokenizer.ggml.{entry}")
-            if config[entry] not in range(config["vocab_size"]) and (entry, config[entry]) != ("bos_token_id", None):
-                size, said = config["vocab_size"], config[entry]
-                raise CheckpointError(
-                    f"{self.place}: tokenizer.ggml.{entry} is {said!r}; it must be an id below {size}"
-                )
+            config[entry] = self._value(f"tokenizer.ggml.{entry}")  # None where the vocabulary has none
         self._check_blocks(shapes)
         if ARCHITECTURES[kind] is ROTARY:
             self._check_heads(kind, config)

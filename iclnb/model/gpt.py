@@ -45,12 +45,13 @@ class GPTConfig:
         parallel_residual: x + attention(norm(x)) + mlp(norm(x)) in one step, as most GPT-NeoX models do.
         tie_embeddings: use the embedding table as the output projection.
         layer_norm_eps: added to the variance in LayerNorm, to the mean square in RMSNorm.
-        bos_token_id, eos_token_id: ids of `<s>` and `</s>`.
+        bos_token_id, eos_token_id: ids of `<s>` and `</s>`, below V; None where the vocabulary has no such token.
         momentum: eta in [0, 1) of momentum attention in all layers, one number or one a head; None is plain attention.
         learn_momentum: eta is a parameter, one a head in every layer, which starts at `momentum` in (0, 1).
 
     Raises:
-        ValueError: H does not divide C, G does not divide H, an unknown variant, or a momentum that cannot be.
+        ValueError: H does not divide C, G does not divide H, an unknown variant, an id outside the vocabulary, or a
+            momentum that cannot be.
     """
 
     vocab_size: int
@@ -71,8 +72,8 @@ class GPTConfig:
     parallel_residual: bool = False
     tie_embeddings: bool = True
     layer_norm_eps: float = 1e-5
-    bos_token_id: int = 0
-    eos_token_id: int = 0
+    bos_token_id: int | None = 0
+    eos_token_id: int | None = 0
     momentum: float | tuple[float, ...] | None = None
     learn_momentum: bool = False
 
@@ -84,6 +85,10 @@ class GPTConfig:
         for option, known in (("positions", POSITIONS), ("activation", ACTIVATIONS), ("norm", NORMS)):
             if (value := getattr(self, option)) not in known:
                 raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
+        for token in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, token)
+            if value is not None and (type(value) is not int or value not in range(self.vocab_size)):
+                raise ValueError(f"{token} is {value!r}; it must be an id below {self.vocab_size}, or None")
         if self.positions == "rotary" and self.rotary_width % 2:
             raise ValueError(
                 f"rotary_fraction is {self.rotary_fraction}; it turns {self.rotary_width} of the "

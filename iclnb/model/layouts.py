@@ -69,11 +69,14 @@ class Layout:
             if ours == "activation" and value not in ACTIVATIONS:
                 raise ValueError(f"{entry} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
             fields[SPELLED_OUT.get(ours, ours)] = ACTIVATIONS[value] if ours == "activation" else value
-        bos, eos = fields["bos_token_id"], fields["eos_token_id"]
-        eos = eos[0] if isinstance(eos, list) else eos
+        for token in ("bos_token_id", "eos_token_id"):
+            if isinstance(fields[token], list) and fields[token]:
+                fields[token] = fields[token][0]  # Llama 3 lists the ends of a text, of a turn and of a message
+            elif token not in said and fields[token] is not None and fields[token] >= fields["vocab_size"]:
+                fields[token] = None  # the architecture's own, of another vocabulary
         if self.model_type == "xglm" and fields["vocab_size"] == FAIRSEQ_VOCABULARY:
-            bos, eos = 50257, 50259  # facts of the vocabulary, whatever config.json says
-        config = GPTConfig(**fields | {"bos_token_id": eos if bos is None else bos, "eos_token_id": eos})
+            fields |= {"bos_token_id": 50257, "eos_token_id": 50259}  # facts of the vocabulary, whatever it says
+        config = GPTConfig(**fields)
         if said.get("head_dim") not in (None, config.head_dim):
             raise ValueError(f"head_dim is {said['head_dim']!r}; supported is {config.head_dim!r}")
         return config
@@ -273,8 +276,8 @@ LLAMA = Layout(
         "rope_theta": ("rotary_base", 10000.0),
         "rms_norm_eps": ("layer_norm_eps",),
         "tie_word_embeddings": ("tie_embeddings", False),
-        "bos_token_id": ("bos_token_id", None),
-        "eos_token_id": ("eos_token_id",),
+        "bos_token_id": ("bos_token_id", 1),
+        "eos_token_id": ("eos_token_id", 2),
     },
     implied={"positions": "rotary", "activation": "swiglu", "norm": "rms", "bias": False, "qkv_bias": False},
     supported={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
@@ -282,7 +285,13 @@ LLAMA = Layout(
     ignored=("rotary_emb.inv_freq",),
 )
 
-QWEN2 = replace(LLAMA, model_type="qwen2", class_name="Qwen2ForCausalLM", implied={**LLAMA.implied, "qkv_bias": True})
+QWEN2 = replace(
+    LLAMA,
+    model_type="qwen2",
+    class_name="Qwen2ForCausalLM",
+    entries={**LLAMA.entries, "bos_token_id": ("bos_token_id", None), "eos_token_id": ("eos_token_id", None)},
+    implied={**LLAMA.implied, "qkv_bias": True},
+)
 
 LAYOUTS = {layout.model_type: layout for layout in (XGLM, GPT2, NEOX, LLAMA, QWEN2)}
 

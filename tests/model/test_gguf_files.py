@@ -74,6 +74,25 @@ def test_a_folder_with_one_file_is_that_file(tmp_path):
         load(tmp_path)
 
 
+def said(**entries):
+    """An edit of the metadata; __ stands for a point, and None takes an entry away."""
+
+    def edit(metadata, tensors):
+        for key, value in entries.items():
+            metadata.pop(key.replace("__", "."), None)
+            metadata |= {} if value is None else {key.replace("__", "."): value}
+
+    return edit
+
+
+def test_a_file_may_name_no_special_tokens(tmp_path):
+    save_gguf(
+        tmp_path / "model.gguf", edit=said(tokenizer__ggml__bos_token_id=None, tokenizer__ggml__eos_token_id=None)
+    )
+    config = load_model(tmp_path, CPU, torch.float32).config
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+
+
 def test_a_folder_in_the_hubs_layout_stays_one_beside_a_gguf_file(tmp_path):
     save_gguf(tmp_path / "model.gguf")
     save_checkpoint(tmp_path)
@@ -88,17 +107,6 @@ def test_digits_stand_alone_where_the_file_says_so(tmp_path):
     assert ours.encode(text) == theirs.encode(text)
     split = [piece for piece, _ in ours.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2008\n\n22")]
     assert split == ["in", "Ġ", "2", "0", "0", "8", "ĊĊ", "2", "2"]
-
-
-def said(**entries):
-    """An edit of the metadata; __ stands for a point, and None takes an entry away."""
-
-    def edit(metadata, tensors):
-        for key, value in entries.items():
-            metadata.pop(key.replace("__", "."), None)
-            metadata |= {} if value is None else {key.replace("__", "."): value}
-
-    return edit
 
 
 def stored_as(type_, convert):
@@ -143,8 +151,8 @@ def with_nan(metadata, tensors):
         (said(llama__attention__head_count_kv=3), "n_head is 4, which n_kv_head = 3 does not divide"),
         (said(llama__embedding_length=None), "lacks the metadata llama.embedding_length"),
         (said(llama__feed_forward_length=64), "gives .* where model.gguf says"),
-        (said(tokenizer__ggml__eos_token_id=None), "tokenizer.ggml.eos_token_id is None; it must be an id below 400"),
-        (said(tokenizer__ggml__bos_token_id=400), "tokenizer.ggml.bos_token_id is 400; it must be an id below 400"),
+        (said(tokenizer__ggml__bos_token_id=400), "model.gguf: bos_token_id is 400; it must be an id below 400"),
+        (said(tokenizer__ggml__eos_token_id="</s>"), "model.gguf: eos_token_id is '</s>'; it must be an id below 400"),
         (said(tokenizer__ggml__tokens=None), "holds no tokenizer that transformers can read"),
         (said(tokenizer__ggml__merges=["a b", "c"]), "holds no tokenizer that transformers can read"),
         (said(split__count=3), "is one of 3 parts of a model"),
