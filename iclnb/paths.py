@@ -1,9 +1,14 @@
-"""Where data, results and fetched models lie, which model the environment asks for, how a file is written whole."""
+"""Where data, results and fetched models lie, which model the environment asks for, how files are written whole."""
 
+import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 __version__ = "0.1.0"  # of this package; every stored result carries it
@@ -25,6 +30,18 @@ def chosen_model() -> str:
     return os.environ.get("ICLNB_MODEL") or EMBEDDED
 
 
+def local_path(path: str | Path) -> Path:
+    """A path as a user writes it, with ~ and ~name for home folders.
+
+    Raises:
+        ValueError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{str(path)!r} begins with a home folder that there is not ({error})") from error
+
+
 def results_folder() -> Path:
     """The folder of stored results that the environment variable ICLNB_RESULTS names; `results` where it is not set."""
     return Path(os.environ.get("ICLNB_RESULTS") or "results").expanduser()
@@ -33,7 +50,7 @@ def results_folder() -> Path:
 def cache_folder() -> Path:
     """The folder of fetched models: ICLNB_CACHE where that is set, else iclnb in the user's cache folder."""
     chosen = os.environ.get("ICLNB_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("iclnb", appauthor=False)
+    return local_path(chosen) if chosen else user_cache_path("iclnb", appauthor=False)
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -56,3 +73,58 @@ def write_whole(file: Path, content: bytes) -> None:
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync(file: Path) -> None:
+    """Return once a file's bytes are on the disk, so that a power cut after its move does not leave it empty."""
+    with file.open("r+b") as written:
+        os.fsync(written.fileno())
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """An empty folder inside `folder`, for files that will then move out into it.
+
+    One process at a time has it, and others wait. What a killed process left there is deleted by the next one.
+
+    Args:
+        folder: made if missing; taken away again if the work fails and nothing else came into it.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    made = not folder.exists()
+    place = folder / ".saving"
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the process before has just deleted the place that we wait in
+            lock = FileLock(place / "lock")
+            lock.acquire()
+            break
+    try:
+        shutil.rmtree(place / "files", ignore_errors=True)
+        (place / "files").mkdir()
+        yield place / "files"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # while the lock is held, so that nobody else's files are in it
+        lock.release()
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex; remembered in the cache folder until the file changes."""
+    where = file.resolve()
+    kept = cache_folder() / "sha256" / hashlib.sha256(os.fsencode(where)).hexdigest()
+    with where.open("rb") as opened:
+        said = os.fstat(opened.fileno())
+        state = f"{said.st_ino} {said.st_size} {said.st_mtime_ns} {said.st_ctime_ns}"
+        with suppress(OSError, ValueError):
+            known, digest = kept.read_text().split("\n")
+            if known == state:
+                return digest
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    with suppress(OSError):  # a cache folder that cannot be written to: it is computed again each time
+        write_whole(kept, f"{state}\n{digest}".encode())
+    return digest

@@ -25,8 +25,8 @@ from iclnb.experiment.results import Results, fingerprint, source_of
 from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
 from iclnb.model.checkpoints import FETCHED, find_folder, load
 from iclnb.model.gpt import GPT
-from iclnb.tasks.formats import PromptFormat, own_format
 from iclnb.paths import EMBEDDED, chosen_model
+from iclnb.tasks.formats import PromptFormat, own_format
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task, choose_source, load_task
 

@@ -2,21 +2,20 @@
 
 import json
 import os
-import tempfile
 import warnings
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from iclnb.attention.precision import emulated, has_bf16
+from iclnb.model.files import CONFIG, INDEX, SHARDS, SINGLE, TOKENIZER, Folder, blob_of, check, damaged, state_of
 from iclnb.model.gpt import GPT
 from iclnb.model.layouts import MOMENTUM, CheckpointError, Layout, layout_for, read_config, write_config
-from iclnb.paths import EMBEDDED, cache_folder, chosen_model, data_folder
+from iclnb.paths import EMBEDDED, cache_folder, chosen_model, data_folder, local_path, staged, sync
 
 if TYPE_CHECKING:
     from iclnb.model.gguf_files import GGUFFile
@@ -26,7 +25,6 @@ HUB_IDS = {f"fairseq-dense-{size}": f"KoboldAI/fairseq-dense-{size}" for size in
 }
 FETCHED = ("smollm2",)  # models that `python -m iclnb fetch` puts into the cache folder
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "*token*.json", "vocab.json", "merges.txt")
 
 
 def load(
@@ -63,7 +61,11 @@ def load(
         name_of = str(number).removeprefix("torch.")
         warnings.warn(f"dtype is {name_of}, which this CPU only emulates; float32 is many times faster", stacklevel=1)
     folder = find_folder(name, revision)
-    return load_model(folder, place, number), load_tokenizer(folder)
+    before = state_of(folder)
+    loaded = load_model(folder, place, number), load_tokenizer(folder)
+    if state_of(folder) != before:
+        raise CheckpointError(f"{folder} was written to while it was read; load it again")
+    return loaded
 
 
 def resolve_device(device: str) -> torch.device:
@@ -109,7 +111,9 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
         if not ((folder := cache_folder() / name) / "config.json").is_file():
             raise CheckpointError(f"{name} is not in {folder} yet; this fetches it: python -m iclnb fetch {name}")
         return folder
-    if (place := Path(name).expanduser()).exists():
+    if (place := local_path(name)).exists():
+        for file in damaged(place) if place.is_dir() else ():
+            raise CheckpointError(f"{blob_of(file)}, which is {file}, is damaged; delete it, and fetch the model again")
         return place
     hub_id = HUB_IDS.get(str(name), str(name))
     local = Path(name).is_absolute() or str(name).startswith((".", "~")) or str(name).endswith(".gguf")
@@ -119,16 +123,9 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
             f"model is {str(name)!r}: neither a folder nor a file here; known are {known}, a folder, a GGUF file, or a "
             f"Hub id owner/name"
         )
-    from huggingface_hub import snapshot_download
+    from iclnb.model.hub import download  # the Hub's client takes half a second to import
 
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the client raises a family of network, offline and not-found errors
-        raise CheckpointError(
-            f"model {str(name)!r} could not be fetched from the Hub ({type(error).__name__}). Without a network, put "
-            f"config.json, *.safetensors and the tokenizer files (vocab.json and merges.txt, or tokenizer.json) of "
-            f"{hub_id} in a folder and pass that folder"
-        ) from error
+    return download(hub_id, revision)
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
@@ -160,44 +157,24 @@ def _gguf_in(place: Path) -> Path | None:
     if place.is_file():
         return place
     files = sorted(place.glob("*.gguf"))
-    if not files or (place / "config.json").is_file():
+    if not files or any((place / name).is_file() for name in (CONFIG, SINGLE, INDEX)):  # the others: a save cut short
         return None
     if len(files) > 1:
         raise CheckpointError(f"{place} holds {len(files)} GGUF files, {files[0].name} and others; pass one of them")
     return files[0]
 
 
-def _open_checkpoint(place: Path) -> "_Folder | GGUFFile":
+def _open_checkpoint(place: Path) -> "Folder | GGUFFile":
     """What holds a checkpoint's configuration and tensors."""
     if (file := _gguf_in(place)) is None:
-        return _Folder(place)
+        return Folder(place)
     from iclnb.model.gguf_files import GGUFFile  # its package takes long to import, and most models do without
 
+    check(file)
     return GGUFFile(file)
 
 
-class _Folder:
-    """A checkpoint in the Hub's layout, read tensor by tensor; it has the attributes of GGUFFile."""
-
-    def __init__(self, folder: Path):
-        self.place, self.said_in = folder, folder / "config.json"
-        if not self.said_in.is_file():
-            raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
-        try:
-            self.config = json.loads(self.said_in.read_text())
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{self.said_in} is not JSON ({error})") from error
-
-    @cached_property
-    def files(self) -> dict[str, Path]:
-        return _tensor_files(self.place)
-
-    def tensor(self, name: str) -> torch.Tensor:
-        with _open(self.files[name]) as tensors:  # for each tensor, since an open file keeps all it has read in memory
-            return tensors.get_tensor(name)
-
-
-def _fill(model: GPT, layout: Layout, source: "_Folder | GGUFFile", device: torch.device, dtype: torch.dtype) -> None:
+def _fill(model: GPT, layout: Layout, source: "Folder | GGUFFile", device: torch.device, dtype: torch.dtype) -> None:
     """Give every parameter of a model on the meta device its tensor from the source."""
     where, folder = source.files, source.place
     found = {name.removeprefix(layout.prefix): name for name in where}
@@ -229,36 +206,6 @@ def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     setattr(model.get_submodule(module_name), parameter, nn.Parameter(tensor))
 
 
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, for one model.safetensors or for shards with an index."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise CheckpointError(f"{index} is not an index of safetensors shards") from error
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    elif single.is_file():
-        files = [single]
-    else:
-        raise CheckpointError(f"{folder} holds no model.safetensors (pickled .bin files are never loaded)")
-    names = {}
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{folder} lacks the shard {file.name}, which its index names")
-        with _open(file) as tensors:
-            names |= dict.fromkeys(tensors.keys(), file)
-    return names
-
-
-def _open(file: Path):
-    """The file for reading, after safetensors' own check of its header and length."""
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is corrupt or truncated ({error}); fetch it again") from error
-
-
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder` or in a GGUF file, through transformers and never with code from the checkpoint.
 
@@ -271,12 +218,13 @@ def load_tokenizer(folder: Path) -> Any:
         return gguf_tokenizer(file)
     from transformers import AutoTokenizer, PreTrainedConfig
 
-    if not (folder / "tokenizer.json").is_file() and not all(
-        (folder / n).is_file() for n in ("vocab.json", "merges.txt")
-    ):
+    there = [name for name in (CONFIG, *TOKENIZER) if os.path.lexists(folder / name)]
+    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= set(there):
         raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+    for name in there:
+        check(folder / name)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    if (folder / "config.json").is_file() and MOMENTUM in (folder / "config.json").read_text():
+    if CONFIG in there and MOMENTUM.encode() in (folder / CONFIG).read_bytes():
         options["config"] = PreTrainedConfig()  # else transformers warns of a model type that it does not know
     try:
         return AutoTokenizer.from_pretrained(str(folder), **options)
@@ -287,21 +235,22 @@ def load_tokenizer(folder: Path) -> Any:
 def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint in the Hub's layout, which transformers loads too.
 
-    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. All files are written beside their
-    places; then the earlier config.json is taken away, the files are moved, and the new config.json comes last. So a
-    save that is cut short leaves the earlier checkpoint, or a folder without config.json, which nobody loads.
+    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. All files are written in a folder
+    beside their places. Then the earlier config.json is taken away, with shards and tokenizer files that would go with
+    it; the files are moved, and the new config.json comes last. So a save that fails leaves the earlier checkpoint, and
+    one that is killed leaves the earlier checkpoint or a folder without config.json, which nobody loads.
 
     Args:
-        model, tokenizer: what to save; tokenizer may be None.
-        folder: made if missing.
+        model, tokenizer: what to save; tokenizer may be None, and then the folder's own stays.
+        folder: made if missing; of two processes, one waits for the other.
         dtype: of the file; None keeps the model's.
 
     Raises:
         ValueError: no layout holds the model's configuration.
+        OSError: the folder cannot be written to, or the disk is full.
     """
-    folder, config = Path(folder), model.config
+    folder, config = local_path(folder), model.config
     layout = layout_for(config)
-    folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[torch.Tensor]] = {}
     for ours, parameter in model.named_parameters():
         parts.setdefault(layout.source(ours)[0], []).append(parameter.detach().to("cpu", dtype))  # q, k, v in order
@@ -314,11 +263,38 @@ def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | No
         **write_config(layout, config),
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
     }
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        if tokenizer is not None:
-            tokenizer.save_pretrained(beside)
-        save_file(tensors, Path(beside) / "model.safetensors", metadata={"format": "pt"})
-        (Path(beside) / "config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
-        (folder / "config.json").unlink(missing_ok=True)
-        for file in sorted(Path(beside).iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, folder / file.name)
+    moving = False
+    try:
+        with staged(folder) as beside:
+            if tokenizer is not None:
+                _save_tokenizer(tokenizer, beside)
+            save_file(tensors, beside / SINGLE, metadata={"format": "pt"})
+            (beside / CONFIG).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+            for file in beside.iterdir():
+                sync(file)
+            moving = True
+            _move(beside, folder)
+    except (OSError, SafetensorError) as error:
+        now = "the checkpoint there is not whole; save it again" if moving else "what was there before is untouched"
+        raise OSError(f"a checkpoint could not be written to {folder} ({error}); {now}") from error
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the library has no kind of its own for a full disk
+        raise OSError(f"the tokenizer: {error}") from error
+
+
+def _move(beside: Path, folder: Path) -> None:
+    """Put the files of a whole checkpoint in the place of the one in `folder`."""
+    names = {file.name for file in beside.iterdir()}
+    replaced = [folder / INDEX, *folder.glob(SHARDS)]
+    if names.intersection(TOKENIZER):
+        replaced += [folder / name for name in TOKENIZER if name not in names]
+    (folder / CONFIG).unlink(missing_ok=True)
+    for name in sorted(names - {CONFIG}):
+        os.replace(beside / name, folder / name)
+    for old in replaced:
+        old.unlink(missing_ok=True)
+    os.replace(beside / CONFIG, folder / CONFIG)

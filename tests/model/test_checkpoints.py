@@ -1,11 +1,12 @@
 """Loading and saving: the Hub's layouts, dtypes, memory, and every way in which a checkpoint can be bad."""
 
-import http.server
+import itertools
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
-import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -114,51 +115,133 @@ def test_files_of_gpt2_without_the_prefix_are_read_too(tmp_path):
         )
 
 
-def test_an_interrupted_save_leaves_the_earlier_checkpoint(checkpoint, monkeypatch):
-    before = (checkpoint / "model.safetensors").read_bytes()
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def little_disk():
+    """Sets how many bytes a file may have; the system refuses more as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2_000, 20_000])  # the tokenizer's small files, its large one, the weights
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_half_folder(size, checkpoint, little_disk):
+    before = contents(checkpoint)
     model, tokenizer = load(checkpoint, device="cpu", dtype="float32")
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("iclnb.model.checkpoints.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(model, tokenizer, checkpoint)
-    assert (checkpoint / "model.safetensors").read_bytes() == before
-    assert not [path for path in checkpoint.iterdir() if path.is_dir()]
+    little_disk(size)
+    for folder in checkpoint, checkpoint / "new":
+        with pytest.raises(OSError, match=f"could not be written to {folder} .*too large.*there before is untouched"):
+            save(model, tokenizer, folder)
+    assert contents(checkpoint) == before and not (checkpoint / "new").exists()
 
 
-def test_a_save_that_is_killed_leaves_a_whole_checkpoint_or_one_that_is_refused(tmp_path, monkeypatch):
-    config = GPTConfig(40, n_layer=1, n_head=2, n_embd=16, positions="rotary")
-    models = [GPT(config).initialise(0), GPT(replace(config, rotary_base=100.0)).initialise(1)]
-    outcomes, move = [], os.replace
-    for after in range(3):
-        save(models[0], None, tmp_path)
-        moves = iter(range(10))
+def test_a_folder_that_cannot_be_written_is_named(checkpoint, tmp_path):
+    model, _ = load(checkpoint, device="cpu", dtype="float32")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="a checkpoint could not be written to .*file .*untouched"):
+        save(model, None, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
-        def kill(*arguments, moves=moves, after=after):
-            if next(moves) == after:
-                raise KeyboardInterrupt
-            move(*arguments)
+
+def shard(folder, **shape):
+    """Turn a folder into one of shards, as transformers writes it."""
+    save_checkpoint(folder, **shape)
+    (folder / "model.safetensors").unlink()
+    hf_model("xglm", **shape).save_pretrained(folder, max_shard_size="20KB")
+
+
+def same(model, other):
+    return all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+@torch.no_grad()
+def test_what_is_saved_over_shards_and_other_leftovers_is_what_is_loaded(tmp_path):
+    shard(tmp_path)
+    for name in "model.fp16.safetensors", "pytorch_model.bin", "model.gguf", "notes.txt":
+        (tmp_path / name).write_bytes(b"left")
+    model, tokenizer = load(tmp_path, device="cpu", dtype="float32")
+    model.embed_tokens.weight.mul_(2)
+    save(model, tokenizer, tmp_path)
+    assert same(load(tmp_path, device="cpu", dtype="float32")[0], model)
+    ids = torch.randint(0, 400, (1, 20))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids).logits
+    torch.testing.assert_close(theirs, model(ids), rtol=1e-5, atol=1e-5)
+    assert {file.name for file in tmp_path.glob("*.safetensors*")} == {"model.safetensors", "model.fp16.safetensors"}
+    assert (tmp_path / "notes.txt").read_bytes() == b"left"
+
+
+def test_a_tokenizer_replaces_all_files_of_another_and_none_replaces_none(checkpoint, tmp_path):
+    model, tokenizer = load(checkpoint, device="cpu", dtype="float32")
+    folder = tmp_path / "saved"
+    save(model, tokenizer, folder)
+    first = contents(folder)
+    (folder / "added_tokens.json").write_text('{"<other>": 300}')
+    save(model, None, folder)
+    assert (folder / "added_tokens.json").exists()
+    save(model, tokenizer, folder)
+    assert contents(folder) == first
+
+
+def test_one_file_is_preferred_to_shards_as_transformers_does(tmp_path):
+    shard(tmp_path)
+    whole = hf_model("xglm", seed=1)
+    whole.save_pretrained(tmp_path / "whole")
+    (tmp_path / "whole" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    next(tmp_path.glob("model-00002-*")).unlink()
+    for model in load(tmp_path, device="cpu")[0], AutoModelForCausalLM.from_pretrained(tmp_path):
+        held = {tuple(p.shape): p for p in model.parameters()}
+        assert torch.equal(held[400, 32], whole.model.embed_tokens.weight)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_save_that_is_cut_short_anywhere_leaves_the_earlier_the_new_or_a_refused_checkpoint(tmp_path, monkeypatch):
+    shard(tmp_path / "old")
+    (tmp_path / "old" / "pytorch.gguf").write_bytes(b"left")
+    old = load(tmp_path / "old", device="cpu", dtype="float32")
+    new = GPT(replace(old[0].config, scale_embeddings=False)).initialise(1)
+    outcomes = []
+    for after in range(40):
+        folder = shutil.copytree(tmp_path / "old", tmp_path / "copies" / str(after))
+        steps = itertools.count()
+
+        def dying(step, steps=steps, after=after):
+            def do(*arguments, **options):
+                if next(steps) >= after:  # and nothing that cleans up works either
+                    raise Killed
+                return step(*arguments, **options)
+
+            return do
 
         with monkeypatch.context() as patch:
-            patch.setattr(iclnb.model.checkpoints.os, "replace", kill)
+            for place, name in (os, "replace"), (os, "unlink"), (os, "rmdir"), (Path, "unlink"), (Path, "mkdir"):
+                patch.setattr(place, name, dying(getattr(place, name)))
             try:
-                save(models[1], None, tmp_path)
+                save(new, old[1], folder)
                 outcomes.append("saved")
-            except KeyboardInterrupt:
+            except Killed:
                 outcomes.append("killed")
         try:
-            loaded = iclnb.model.checkpoints.load_model(tmp_path, torch.device("cpu"), torch.float32)
+            model, _ = load(folder, device="cpu", dtype="float32")
         except CheckpointError as error:
             assert "holds no config.json (a save that is cut short leaves a folder so)" in str(error)
-            continue
-        assert any(
-            loaded.config.rotary_base == model.config.rotary_base
-            and all(map(torch.equal, loaded.parameters(), model.parameters()))
-            for model in models
-        )
-    assert outcomes == ["killed", "killed", "saved"]
+            outcomes[-1] += ", refused"
+        else:
+            for kept in (old[0], new):
+                if model.config == kept.config:
+                    assert same(model, kept)
+                    outcomes[-1] += ", earlier" if kept is old[0] else ", new"
+        save(new, old[1], folder)  # what is left stops nobody
+        assert same(load(folder, device="cpu", dtype="float32")[0], new)
+        assert not (folder / ".saving").exists()
+        if outcomes[-1] == "saved, new":
+            break
+    assert set(outcomes) == {"killed, earlier", "killed, refused", "killed, new", "saved, new"}
 
 
 def edit_config(folder, **entries):
@@ -293,62 +376,3 @@ def test_loading_takes_the_models_own_memory_and_no_second_copy(checkpoint, tmp_
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.1
-
-
-class Hub(http.server.SimpleHTTPRequestHandler):
-    """As much of the Hub as one repository, someone/tiny, needs."""
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    folder = None
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        names = [path.name for path in self.folder.iterdir()] + ["pytorch_model.bin"]
-        if self.path.startswith("/api/models/someone/tiny/tree/"):
-            data = json.dumps([{"type": "file", "path": name, "size": 1, "oid": name} for name in names]).encode()
-        elif self.path.startswith("/api/models/someone/tiny"):
-            siblings = [{"rfilename": name} for name in names]
-            data = json.dumps({"id": "someone/tiny", "sha": self.commit, "siblings": siblings}).encode()
-        else:
-            file = self.folder / self.path.split("?")[0].rpartition("/")[2]
-            if not self.path.startswith("/someone/tiny/resolve/") or not file.is_file():
-                return self.send_error(404)
-            data = file.read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{abs(hash(data)):x}"')
-        self.send_header("X-Repo-Commit", self.commit)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-def test_a_hub_id_is_fetched_and_loaded(checkpoint, tmp_path_factory):
-    Hub.folder = checkpoint
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    home = tmp_path_factory.mktemp("home")
-    code = "import iclnb; m, t = iclnb.load('someone/tiny'); print(m.config.n_layer, t.decode(t.encode('warm film')))"
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-        )
-    finally:
-        server.shutdown()
-    assert done.stdout.strip().splitlines()[-1:] == ["2 warm film"], done.stderr
-    assert not list(home.rglob("*.bin")), "a pickled file was fetched"
