@@ -111,7 +111,7 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
         if not ((folder := cache_folder() / name) / "config.json").is_file():
             raise CheckpointError(f"{name} is not in {folder} yet; this fetches it: python -m iclnb fetch {name}")
         return folder
-    if (place := local_path(name)).exists():
+    if os.path.exists(place := local_path(name)):  # unlike Path's, for any name
         for file in damaged(place) if place.is_dir() else ():
             raise CheckpointError(f"{blob_of(file)}, which is {file}, is damaged; delete it, and fetch the model again")
         return place
@@ -142,8 +142,13 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
         raise CheckpointError(f"{source.said_in} lacks the entry {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{source.said_in}: {error}") from error
-    with torch.device("meta"):
-        model = GPT(config)  # shapes only
+    if config.n_layer > len(source.files):
+        raise CheckpointError(f"{source.said_in} says {config.n_layer} layers, more than {folder} holds tensors")
+    try:
+        with torch.device("meta"):
+            model = GPT(config)  # shapes only
+    except (TypeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{source.said_in} says a shape that no model has ({_line(error)})") from error
     _fill(model, layout, source, device, dtype)
     return model.eval()
 
@@ -228,8 +233,15 @@ def load_tokenizer(folder: Path) -> Any:
         options["config"] = PreTrainedConfig()  # else transformers warns of a model type that it does not know
     try:
         return AutoTokenizer.from_pretrained(str(folder), **options)
-    except Exception as error:  # transformers raises many kinds here
-        raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({error})") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # transformers raises many kinds here, and a panic of tokenizers is no Exception
+        raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    """What another library's error says, on one line of readable length."""
+    return " ".join(str(error).split())[:200]
 
 
 def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -56,8 +56,8 @@ class Folder:
             raise CheckpointError(f"{self.place} holds no model.safetensors (pickled .bin files are never loaded)")
         names: dict[str, Path] = {}
         for file in files:
-            if not file.is_file():
-                raise CheckpointError(f"{self.place} lacks the shard {file.name}, which its index names")
+            if not os.path.isfile(file):  # unlike Path's, for any name
+                raise CheckpointError(f"{self.place} lacks the shard {file.name:.80}, which its index names")
             check(file)
             try:
                 with safe_open(file, framework="pt") as tensors:
