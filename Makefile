@@ -59,13 +59,14 @@ format: $(INSTALLED) ## put the code into the project's style
 	$(BIN)/ruff format
 
 # Into build/, so that the pocket-gpt which the saved outputs come from stays. Without MINUTES or TOKENS it is trained on as
-# many tokens as that one was. A stopped training continues, except by MINUTES, which mean other tokens each time.
+# many tokens as that one was. A stopped training continues, except by MINUTES, which mean other tokens each time; a
+# finished one is overwritten with FORCE=1.
 OUT := build/pocket-gpt
 SHIPPED = $(shell tail -n 1 data/pocket-gpt/training.csv | cut -d , -f 2)
 
 pocket-gpt: $(INSTALLED) ## train pocket-gpt anew into build/pocket-gpt (MINUTES=... or TOKENS=... for another length)
 	$(BIN)/python -m iclnb pretrain --out $(OUT) $(if $(MINUTES),--minutes $(MINUTES),\
-	--tokens $(or $(TOKENS),$(SHIPPED)) $(if $(wildcard $(OUT).training),--resume))
+	--tokens $(or $(TOKENS),$(SHIPPED)) $(if $(wildcard $(OUT).training),--resume)) $(if $(FORCE),--force)
 
 clean: ## remove what was built or cached; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

@@ -291,11 +291,18 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     )
     bound.add_argument("--minutes", type=float, help="about how long to train; becomes a number of tokens")
     sub.add_argument("--text", help="a text file to train on (default: the synthetic language of pocket-gpt)")
-    sub.add_argument("--dataset", help="a text dataset of the Hub to train on, owner/name or owner/name:subset")
+    sub.add_argument(
+        "--dataset",
+        type=os.path.expanduser,
+        help="a text dataset of the Hub to train on, owner/name or owner/name:subset",
+    )
     sub.add_argument("--split", default="train", help="of the dataset (default: train)")
     sub.add_argument("--field", default="text", help="of the dataset, which holds the text (default: text)")
     sub.add_argument(
-        "--tokenizer", default="openai-community/gpt2", help="for the dataset: Hub id or folder (default: GPT-2's)"
+        "--tokenizer",
+        type=os.path.expanduser,
+        default="openai-community/gpt2",
+        help="for the dataset: Hub id or folder (default: GPT-2's)",
     )
     sub.add_argument("--shape", choices=SHAPES, default="pocket", help="of the model (default: pocket)")
     sub.add_argument("--momentum", type=momentum, default={}, help="of attention: a number, one a head, or learned")

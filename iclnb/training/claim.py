@@ -85,7 +85,8 @@ def claim(out: str | Path, resume: bool = False, force: bool = False, rank: int 
         raise Stopped(getattr(stopped, "number", signal.SIGINT), str(stopped) or kept) from stopped
     finally:
         if rank == 0:
-            if not place.checkpoint.exists():  # first, since another may hold the lock once it is given up
+            # Before the lock is given up, since another may hold it then; and not by a claim inside of another.
+            if lock.lock_counter == 1 and not place.checkpoint.exists():
                 (place.folder / "lock").unlink(missing_ok=True)
             lock.release()
         with suppress(OSError):

@@ -95,7 +95,7 @@ def read_text(file: str | Path) -> str:
     """The content of a text file.
 
     Raises:
-        TextError: there is no such file, it is empty, or it is not UTF-8.
+        TextError: there is no such file, it is empty, or it is not text in UTF-8.
     """
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
@@ -105,6 +105,8 @@ def read_text(file: str | Path) -> str:
         raise TextError(f"text is {str(file)!r}, which cannot be read ({error.strerror}); a text file is") from error
     if not text.strip():
         raise TextError(f"text is {str(file)!r}, which is empty")
+    if "\0" in text:
+        raise TextError(f"text is {str(file)!r}, which is no UTF-8 text: it holds the character 0, as UTF-16 does")
     return text
 
 

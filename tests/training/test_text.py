@@ -1,5 +1,6 @@
 """A text file as training data: its tokenizer, its split, its batches, and what is refused."""
 
+import gzip
 import random
 import subprocess
 import sys
@@ -131,6 +132,9 @@ def test_every_place_of_the_training_part_is_drawn(tmp_path):
         (b"", "which is empty"),
         (b" \n\n", "which is empty"),
         ("café".encode("latin-1") * 2000, r"which is not UTF-8 \(at byte 3\)"),
+        ("a film\n".encode("utf-16") * 9, r"which is not UTF-8 \(at byte 0\)"),
+        ("a film\n".encode("utf-16-le") * 9, "which is no UTF-8 text: it holds the character 0"),
+        (gzip.compress(b"a film"), r"which is not UTF-8 \(at byte 1\)"),
         (b"a short text", r"part has \d tokens; a row of context 256 needs 257"),
     ],
 )
