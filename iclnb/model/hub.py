@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session
 
 from iclnb.model.files import CONFIG, INDEX, SINGLE, TOKENIZER, blob_of, damaged, is_damaged, shards_of
 from iclnb.model.layouts import CheckpointError
@@ -88,7 +89,8 @@ def _ask(call: Callable[..., str], hub_id: str, revision: str, **options: Any) -
             pause = next(pauses, None)
             if pause is None or not _may_pass(error):
                 raise CheckpointError(_sentence(error, hub_id, revision)) from error
-            time.sleep(pause)
+            response = _response_of(error)
+            time.sleep(pause if response is None else max(pause, _wait_of(response)))
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def _watched(hub_id: str) -> Iterator[None]:
         if response.status_code in PASSING and wait > PATIENCE:
             raise _Told(_busy(hub_id, response))
         if max(asked.values(), default=0) > MANY:
-            raise _Told(_breaks_off(hub_id))
+            raise _Told(_breaks_off(hub_id, "again and again"))
 
     hooks = get_session().event_hooks["response"]
     hooks.append(judge)
@@ -180,8 +182,8 @@ def _sentence(error: Exception, hub_id: str, revision: str) -> str:
         return _no_hub(hub_id)
     if isinstance(error, OSError) and error.errno:
         return f"{hub_id} cannot be stored in {constants.HF_HUB_CACHE} ({error.strerror}); HF_HOME names another place"
-    if not is_a(LocalEntryNotFoundError):
-        return _breaks_off(hub_id)
+    if not isinstance(error, (LocalEntryNotFoundError, ValueError, OfflineModeIsEnabled)):
+        return _breaks_off(hub_id, kinds[0].__name__)
     why = "HF_HUB_OFFLINE is set" if is_a(OfflineModeIsEnabled) else f"no connection, {kinds[-1].__name__}"
     return (
         f"model {hub_id!r} is not wholly in {constants.HF_HUB_CACHE} and cannot be fetched from {constants.ENDPOINT} "
@@ -208,5 +210,5 @@ def _no_hub(hub_id: str) -> str:
     )
 
 
-def _breaks_off(hub_id: str) -> str:
-    return f"the connection to {constants.ENDPOINT} breaks off when {hub_id} is fetched; load it again later"
+def _breaks_off(hub_id: str, how: str) -> str:
+    return f"the connection to {constants.ENDPOINT} breaks off when {hub_id} is fetched ({how}); load it again later"

