@@ -1,5 +1,6 @@
 """Small checkpoints, tokenizers and tasks that the tests make for themselves."""
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -9,18 +10,7 @@ import torch
 from gguf import MODEL_ARCH as ARCH
 from gguf import GGMLQuantizationType, GGUFWriter, get_tensor_name_map, quantize
 from tokenizers import ByteLevelBPETokenizer
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    XGLMConfig,
-    XGLMForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from iclnb.tasks.task import SPECS, Example, Task, build_task
 
@@ -37,54 +27,16 @@ QUANTISED = [GGMLQuantizationType[name] for name in "F16 BF16 Q8_0 Q5_1 Q5_0 Q4_
 def hf_model(kind: str, *, layers=2, width=32, heads=4, vocab=400, positions=256, seed=0, **extra):
     """A random model of transformers, in eval mode and float32."""
     torch.manual_seed(seed)
+    layered = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
+    layered |= {"max_position_embeddings": positions, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     if kind == "xglm":
-        config = XGLMConfig(
-            vocab_size=vocab,
-            num_layers=layers,
-            d_model=width,
-            attention_heads=heads,
-            ffn_dim=4 * width,
-            max_position_embeddings=positions,
-            pad_token_id=1,
-            **extra,
-        )
-        model = XGLMForCausalLM(config)
-    elif kind == "gpt2":
-        config = GPT2Config(
-            vocab_size=vocab,
-            n_layer=layers,
-            n_embd=width,
-            n_head=heads,
-            n_positions=positions,
-            **({"bos_token_id": 0, "eos_token_id": 2} | extra),
-        )
-        model = GPT2LMHeadModel(config)
-    elif kind in ("llama", "qwen2"):
-        make_config, make_model = (
-            (LlamaConfig, LlamaForCausalLM) if kind == "llama" else (Qwen2Config, Qwen2ForCausalLM)
-        )
-        config = make_config(
-            vocab_size=vocab,
-            num_hidden_layers=layers,
-            hidden_size=width,
-            num_attention_heads=heads,
-            num_key_value_heads=heads // extra.pop("heads_a_key", 1),
-            intermediate_size=3 * width,
-            max_position_embeddings=positions,
-            **({"bos_token_id": 0, "eos_token_id": 2} | extra),
-        )
-        model = make_model(config)
-    else:
-        config = GPTNeoXConfig(
-            vocab_size=vocab,
-            num_hidden_layers=layers,
-            hidden_size=width,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            max_position_embeddings=positions,
-            **extra,
-        )
-        model = GPTNeoXForCausalLM(config)
+        layered["ffn_dim"] = 4 * width
+    elif kind == "gpt_neox":
+        layered["intermediate_size"] = 4 * width
+    elif kind != "gpt2":  # one of Llama's family
+        layered |= {"num_key_value_heads": heads // extra.pop("heads_a_key", 1), "intermediate_size": 3 * width}
+    config = AutoConfig.for_model(kind, vocab_size=vocab, **layered | copy.deepcopy(extra))  # which it edits
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # biases and norms start as zeros and ones, which would hide a swap
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))

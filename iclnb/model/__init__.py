@@ -1,4 +1,5 @@
 """GPT itself, and how it comes from a file and goes into one.
 
-Begin with gpt.py, which maps to the diagram; layouts.py and checkpoints.py read five architectures into it.
+Begin with gpt.py, which maps to the diagram; architectures.py, layouts.py and checkpoints.py read eight architectures
+into it.
 """

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from iclnb.attention.precision import emulated, has_bf16
+from iclnb.model.architectures import layout_for, read_config, write_config
 from iclnb.model.files import CONFIG, INDEX, SHARDS, SINGLE, TOKENIZER, Folder, blob_of, check, damaged, state_of
 from iclnb.model.gpt import GPT
-from iclnb.model.layouts import MOMENTUM, CheckpointError, Layout, layout_for, read_config, write_config
+from iclnb.model.layouts import CheckpointError, Layout
+from iclnb.model.tokenizer_files import check_tokenizer, read_tokenizer
 from iclnb.paths import EMBEDDED, cache_folder, chosen_model, data_folder, local_path, staged, sync
 
 if TYPE_CHECKING:
@@ -35,8 +38,9 @@ def load(
     Args:
         name: "pocket-gpt"; "smollm2", once `python -m iclnb fetch smollm2` has fetched it; a short name
             ("fairseq-dense-1.3B", "gpt2", ...); a local folder in the Hub's layout or a Hub id "owner/name" of a
-            supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2); a GGUF file (Llama, Qwen2, GPT-2), or a
-            folder with one; "auto" is what the environment variable ICLNB_MODEL says, else "pocket-gpt".
+            supported architecture (XGLM, GPT-2, GPT-NeoX, Llama, Qwen2, Qwen3, SmolLM3, OLMo 2); a GGUF file (Llama,
+            Qwen2, GPT-2), or a folder with one; "auto" is what the environment variable ICLNB_MODEL says, else
+            "pocket-gpt".
         device: "auto" (the GPU if there is one; for pocket-gpt the CPU), or a torch device.
         dtype: "auto" (float32 on a CPU; on a GPU bfloat16, or float16 where it has none; for pocket-gpt on a CPU
             float64, so that what is computed with it comes out the same on every machine), or "float32", "float64",
@@ -62,10 +66,11 @@ def load(
         warnings.warn(f"dtype is {name_of}, which this CPU only emulates; float32 is many times faster", stacklevel=1)
     folder = find_folder(name, revision)
     before = state_of(folder)
-    loaded = load_model(folder, place, number), load_tokenizer(folder)
+    model, tokenizer = load_model(folder, place, number), load_tokenizer(folder)
     if state_of(folder) != before:
         raise CheckpointError(f"{folder} was written to while it was read; load it again")
-    return loaded
+    check_tokenizer(tokenizer, model.config.vocab_size, folder)
+    return model, tokenizer
 
 
 def resolve_device(device: str) -> torch.device:
@@ -146,7 +151,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> GPT:
         raise CheckpointError(f"{source.said_in} says {config.n_layer} layers, more than {folder} holds tensors")
     try:
         with torch.device("meta"):
-            model = GPT(config)  # shapes only
+            model = GPT(replace(config, tie_embeddings=layout.is_tied(config, source)))  # shapes only
     except (TypeError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{source.said_in} says a shape that no model has ({_line(error)})") from error
     _fill(model, layout, source, device, dtype)
@@ -183,6 +188,9 @@ def _fill(model: GPT, layout: Layout, source: "Folder | GGUFFile", device: torch
     """Give every parameter of a model on the meta device its tensor from the source."""
     where, folder = source.files, source.place
     found = {name.removeprefix(layout.prefix): name for name in where}
+    embedding, head = (layout.source(name)[0] for name in ("embed_tokens.weight", "lm_head.weight"))
+    if model.config.tie_embeddings and head in found:
+        found.setdefault(embedding, found[head])  # one table under either name
     wanted: list[tuple[str, str, int | None]] = []
     parameters = dict(model.named_parameters())
     for ours in parameters:
@@ -190,7 +198,7 @@ def _fill(model: GPT, layout: Layout, source: "Folder | GGUFFile", device: torch
         if theirs not in found:
             raise CheckpointError(f"{folder} lacks the tensor {layout.prefix}{theirs}")
         wanted.append((ours, theirs, part))
-    unused = set(found) - {layout.source(name)[0] for name in parameters} - {layout.source("lm_head.weight")[0]}
+    unused = set(found) - {layout.source(name)[0] for name in parameters} - {head}
     for name in sorted(unused):
         if not name.endswith(layout.ignored):
             raise CheckpointError(f"{folder} holds the tensor {found[name]}, which this architecture has no place for")
@@ -212,31 +220,15 @@ def _assign(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder` or in a GGUF file, through transformers and never with code from the checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be read.
-    """
+    """The tokenizer in `folder` or in a GGUF file; errors as in read_tokenizer."""
     if (file := _gguf_in(folder)) is not None:
         from iclnb.model.gguf_files import gguf_tokenizer
 
         return gguf_tokenizer(file)
-    from transformers import AutoTokenizer, PreTrainedConfig
-
-    there = [name for name in (CONFIG, *TOKENIZER) if os.path.lexists(folder / name)]
-    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= set(there):
-        raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
-    for name in there:
-        check(folder / name)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    if CONFIG in there and MOMENTUM.encode() in (folder / CONFIG).read_bytes():
-        options["config"] = PreTrainedConfig()  # else transformers warns of a model type that it does not know
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), **options)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # transformers raises many kinds here, and a panic of tokenizers is no Exception
-        raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({_line(error)})") from error
+    for name in (CONFIG, *TOKENIZER):
+        if os.path.lexists(folder / name):
+            check(folder / name)
+    return read_tokenizer(folder)
 
 
 def _line(error: Exception) -> str:
@@ -247,10 +239,11 @@ def _line(error: Exception) -> str:
 def save(model: GPT, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint in the Hub's layout, which transformers loads too.
 
-    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama or Qwen2. All files are written in a folder
-    beside their places. Then the earlier config.json is taken away, with shards and tokenizer files that would go with
-    it; the files are moved, and the new config.json comes last. So a save that fails leaves the earlier checkpoint, and
-    one that is killed leaves the earlier checkpoint or a folder without config.json, which nobody loads.
+    The layout follows the configuration: XGLM, GPT-2, GPT-NeoX, Llama, Qwen2, Qwen3, SmolLM3 or OLMo 2. All files are
+    written in a folder beside their places. Then the earlier config.json is taken away, with shards and tokenizer files
+    that would go with it; the files are moved, and the new config.json comes last. So a save that fails leaves the
+    earlier checkpoint, and one that is killed leaves the earlier checkpoint or a folder without config.json, which
+    nobody loads.
 
     Args:
         model, tokenizer: what to save; tokenizer may be None, and then the folder's own stays.

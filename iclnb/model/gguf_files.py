@@ -9,7 +9,8 @@ from gguf import GGUFReader, GGUFValueType, dequantize, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH_NAMES
 from torch import Tensor
 
-from iclnb.model.layouts import LAYOUTS, CheckpointError, Layout
+from iclnb.model.architectures import LAYOUTS
+from iclnb.model.layouts import CheckpointError, Layout
 
 MAGIC = b"GGUF"
 ROTARY = {  # entry of config.json -> key of the metadata, after the architecture's name
@@ -121,7 +122,10 @@ class GGUFFile:
         if ARCHITECTURES[kind] is ROTARY:
             self._check_heads(kind, config)
             scaling = self._value(f"{kind}.rope.scaling.type") or "none"
-            scaling = "llama3" if "rope_freqs.weight" in shapes else scaling
+            if "rope_freqs.weight" in shapes:
+                raise CheckpointError(
+                    f"{self.place} scales its rotary positions by rope_freqs.weight; supported is none"
+                )
             config["rope_scaling"] = None if scaling == "none" else {"type": scaling}  # which the layout refuses
             config["num_key_value_heads"] = config["num_key_value_heads"] or config["num_attention_heads"]
             config["rope_theta"] = config["rope_theta"] or 10000.0

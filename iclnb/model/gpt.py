@@ -1,7 +1,7 @@
 """The decoder-only Transformer: the GPT of the paper's checkpoints, GPT-2, and rotary GPTs, by configuration.
 
-Letters: B sequences, T tokens, P prefix tokens, C width, H heads, G key heads, D = C / H head width, V vocabulary.
-Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)).
+Letters: B sequences, T tokens, P prefix tokens, C width, H heads, G key heads, D head width, V vocabulary.
+Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)); or, in OLMo 2, last: x + norm(attention(x)).
 """
 
 import math
@@ -16,12 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from iclnb.attention.precision import widen
 from iclnb.attention.softmax import causal_mask, prefix_attention, repeat_heads
 from iclnb.model.momentum import Momentum, check_choice
-from iclnb.model.positions import rotary_angles, rotate, sinusoidal_positions
+from iclnb.model.positions import RotaryScaling, rotary_angles, rotate, sinusoidal_positions
 from iclnb.model.recorder import Recorder
 
 POSITIONS = ("sinusoidal", "learned", "rotary")
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+QK_NORMS = (None, "head", "all")
 VOCABULARY_PIECE = 2048  # rows of 16-bit output weights that are widened at a time
 
 
@@ -31,14 +32,20 @@ class GPTConfig:
 
     Args:
         vocab_size: V, entries of the embedding table.
-        n_layer, n_head, n_embd: layers, heads H and width C; H divides C.
+        n_layer, n_head, n_embd: layers, heads H and width C.
         n_positions: longest sequence, prefix included.
         d_ff: width of the hidden layer of each MLP; None is 4 C.
         n_kv_head: heads G of keys and values, each shared by H / G query heads; G divides H; None is H.
+        d_head: width D of a head; None is C / H, and then H divides C.
         positions: "sinusoidal" (fairseq's table, offset 2), "learned" (GPT-2) or "rotary" (GPT-NeoX, Llama).
         rotary_fraction, rotary_base: share of each head that rotates, and the base of its frequencies.
+        rotary_scaling: how these are slowed down for longer sequences (Llama 3.1); None is not at all.
+        rotary_layers: whether each layer rotates (SmolLM3: three in four do); None is all.
         activation: "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "swiglu" (Llama's gated MLP).
         norm: "layer" (LayerNorm) or "rms" (RMSNorm, Llama).
+        norm_after: the norms of a block act on what attention and MLP give, instead of on what they take (OLMo 2).
+        qk_norm: queries and keys are normalised before they rotate: "head" by head (Qwen3), "all" heads of a token
+            together (OLMo 2), or None.
         bias: biases in all linear layers of the blocks.
         qkv_bias: biases in the query, key and value projections; None is as `bias` says.
         scale_embeddings: multiply token embeddings by sqrt(C), as fairseq does.
@@ -61,11 +68,16 @@ class GPTConfig:
     n_positions: int = 2048
     d_ff: int | None = None
     n_kv_head: int | None = None
+    d_head: int | None = None
     positions: str = "sinusoidal"
     rotary_fraction: float = 1.0
     rotary_base: float = 10000.0
+    rotary_scaling: RotaryScaling | None = None
+    rotary_layers: tuple[bool, ...] | None = None
     activation: str = "gelu"
     norm: str = "layer"
+    norm_after: bool = False
+    qk_norm: str | None = None
     bias: bool = True
     qkv_bias: bool | None = None
     scale_embeddings: bool = False
@@ -78,13 +90,16 @@ class GPTConfig:
     learn_momentum: bool = False
 
     def __post_init__(self):
-        if self.n_embd % self.n_head:
+        if self.d_head is None and self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}, which n_head = {self.n_head} does not divide")
         if self.n_head % self.key_heads:
             raise ValueError(f"n_head is {self.n_head}, which n_kv_head = {self.n_kv_head} does not divide")
-        for option, known in (("positions", POSITIONS), ("activation", ACTIVATIONS), ("norm", NORMS)):
-            if (value := getattr(self, option)) not in known:
-                raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
+        known = {"positions": POSITIONS, "activation": ACTIVATIONS, "norm": NORMS, "qk_norm": QK_NORMS}
+        for option, choices in known.items():
+            if (value := getattr(self, option)) not in choices:
+                raise ValueError(f"{option} is {value!r}; known are {', '.join(map(str, choices))}")
+        if self.rotary_layers is not None and len(self.rotary_layers) != self.n_layer:
+            raise ValueError(f"rotary_layers is about {len(self.rotary_layers)} layers, but n_layer is {self.n_layer}")
         for token in ("bos_token_id", "eos_token_id"):
             value = getattr(self, token)
             if value is not None and (type(value) is not int or value not in range(self.vocab_size)):
@@ -99,7 +114,7 @@ class GPTConfig:
     @property
     def head_dim(self) -> int:
         """Width D of one head."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.d_head is None else self.d_head
 
     @property
     def key_heads(self) -> int:
@@ -110,6 +125,10 @@ class GPTConfig:
     def rotary_width(self) -> int:
         """How many of a head's D numbers rotate, where positions are rotary."""
         return int(self.head_dim * self.rotary_fraction)
+
+    def rotates(self, layer: int) -> bool:
+        """Whether queries and keys of this layer rotate."""
+        return self.positions == "rotary" and (self.rotary_layers is None or self.rotary_layers[layer])
 
     @property
     def mlp_width(self) -> int:
@@ -149,13 +168,27 @@ class SelfAttention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         C, D, bias = config.n_embd, config.head_dim, config.biased_qkv
-        self.head_dim = D
-        self.q_proj = nn.Linear(C, C, bias)
-        self.k_proj = nn.Linear(C, config.key_heads * D, bias)
-        self.v_proj = nn.Linear(C, config.key_heads * D, bias)
+        all_q, all_k = config.n_head * D, config.key_heads * D  # widths of all heads side by side
+        self.head_dim, self.qk_norm = D, config.qk_norm
+        self.q_proj = nn.Linear(C, all_q, bias)
+        self.k_proj = nn.Linear(C, all_k, bias)
+        self.v_proj = nn.Linear(C, all_k, bias)
+        if config.qk_norm is not None:
+            norm, eps, by_head = NORMS[config.norm], config.layer_norm_eps, config.qk_norm == "head"
+            self.q_norm, self.k_norm = norm(D if by_head else all_q, eps=eps), norm(D if by_head else all_k, eps=eps)
         plain = config.momentum is None
         self.momentum = None if plain else Momentum(config.momentum, config.learn_momentum, config.n_head)
-        self.out_proj = nn.Linear(C, C, config.bias)
+        self.out_proj = nn.Linear(all_q, C, config.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, G, T, D) of x (B, T, C), normalised if wanted, not yet rotated."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H * D), (B, T, G * D) twice
+        if self.qk_norm == "all":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for y in (q, k, v))  # (B, H or G, T, D)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
 
     def forward(
         self,
@@ -168,8 +201,7 @@ class SelfAttention(nn.Module):
         at: Tensor | None = None,
     ) -> Tensor:
         """Attend within x (B, T, C), after a layer of a Prefix; mask, positions and at as in GPT.hidden; (B, T, C)."""
-        query = self._heads(self.q_proj(x))  # (B, H, T, D)
-        k, v = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))  # (B, G, T, D)
+        query, k, v = self.project(x)  # (B, H, T, D), (B, G, T, D) twice
         q = query
         if rotary is not None:
             q, k = rotate(query, *rotary), rotate(k, *rotary)  # (B, H, T, D), (B, G, T, D)
@@ -187,10 +219,6 @@ class SelfAttention(nn.Module):
         if recorder is not None:
             recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
         return output
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, H * D) as (B, H, T, D)."""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -212,11 +240,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
+    """One layer: attention and MLP, each with a norm before or after it, and added to the residual stream."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.parallel_residual = config.parallel_residual
+        self.parallel_residual, self.norm_after = config.parallel_residual, config.norm_after
         self.attn_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
         self.attn = SelfAttention(config)
         self.mlp_norm = NORMS[config.norm](config.n_embd, eps=config.layer_norm_eps)
@@ -224,10 +252,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary=None, prefix=None, mask=None, recorder=None, positions=None, at=None) -> Tensor:
         """(B, T, C) to (B, T, C), or to (B, A, C) with `at`; arguments as in SelfAttention."""
-        output = self.attn(self.attn_norm(x), rotary, prefix, mask, recorder, positions, at)  # (B, T or A, C)
-        x = x if at is None else x.take_along_dim(at.unsqueeze(-1), dim=1)  # (B, T or A, C), and so below
-        attended = x + output
-        return attended + self.mlp(self.mlp_norm(x if self.parallel_residual else attended))  # (B, T, C)
+        before = x if self.norm_after else self.attn_norm(x)  # (B, T, C)
+        output = self.attn(before, rotary, prefix, mask, recorder, positions, at)  # (B, T or A, C), and so below
+        x = x if at is None else x.take_along_dim(at.unsqueeze(-1), dim=1)
+        attended = x + (self.attn_norm(output) if self.norm_after else output)
+        before = x if self.parallel_residual else attended
+        return attended + (self.mlp_norm(self.mlp(before)) if self.norm_after else self.mlp(self.mlp_norm(before)))
 
 
 class GPT(nn.Module):
@@ -305,7 +335,8 @@ class GPT(nn.Module):
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             only = at if recorder is None and block is self.blocks[-1] else None
-            how = (rotary, None if prefix is None else prefix.layer(layer), mask, recorder, positions, only)
+            turn = rotary if self.config.rotates(layer) else None
+            how = (turn, None if prefix is None else prefix.layer(layer), mask, recorder, positions, only)
             x = checkpoint(block, x, *how, use_reentrant=False) if recompute else block(x, *how)  # (B, T, C)
         if at is not None and recorder is not None:
             x = x.take_along_dim(at.unsqueeze(-1), dim=1)  # (B, A, C)
@@ -365,7 +396,7 @@ class GPT(nn.Module):
         if config.scale_embeddings:
             x = x * math.sqrt(config.n_embd)
         if config.positions == "rotary":
-            cos, sin = rotary_angles(positions, config.rotary_width, config.rotary_base)
+            cos, sin = rotary_angles(positions, config.rotary_width, config.rotary_base, config.rotary_scaling)
             return x, (cos.unsqueeze(-3), sin.unsqueeze(-3))  # (1, T, width) or (B, 1, T, width), for all heads
         if config.positions == "learned":
             return x + self.embed_positions(positions), None

@@ -17,17 +17,20 @@ from iclnb.model.recorder import Recorder
 
 
 def turn(model: GPT, x: Tensor, positions: Tensor) -> Tensor:
-    """Queries or keys as attention uses them: turned by their positions where those are rotary, else as they are.
+    """Queries or keys as attention uses them: turned by their positions in layers that rotate, else as they are.
 
     Args:
         model: says how positions enter.
-        x: W_Q x or W_K x, (..., H, M, D).
+        x: queries or keys of all layers as SelfAttention.project gives them, (L, H, M, D).
         positions: place of each of the M tokens in the sequence, (M,) int.
     """
     config = model.config
     if config.positions != "rotary":
         return x
-    return rotate(x, *rotary_angles(positions.to(x.device), config.rotary_width, config.rotary_base))
+    width, base, scaling = config.rotary_width, config.rotary_base, config.rotary_scaling
+    turned = rotate(x, *rotary_angles(positions.to(x.device), width, base, scaling))  # (L, H, M, D)
+    rotates = torch.tensor([config.rotates(layer) for layer in range(len(x))], device=x.device)  # (L,)
+    return turned.where(rotates[:, None, None, None], x)  # (L, H, M, D)
 
 
 @torch.no_grad()
@@ -95,8 +98,9 @@ def project(model: GPT, inputs: Sequence[Tensor], name: str) -> Tensor:
     """
     if name not in ("q", "k", "v"):
         raise ValueError(f"name is {name!r}; it is one of 'q', 'k', 'v'")
-    X = [getattr(block.attn, f"{name}_proj")(x) for block, x in zip(model.blocks, inputs, strict=True)]  # L x (S, C)
-    x = torch.stack(X).unflatten(-1, (-1, model.config.head_dim)).transpose(1, 2)  # (L, H or fewer, S, D)
+    which = "qkv".index(name)
+    X = [block.attn.project(x[None])[which] for block, x in zip(model.blocks, inputs, strict=True)]  # (1, H or G, S, D)
+    x = torch.cat(X)  # (L, H or G, S, D)
     x = repeat_heads(x, model.config.n_head)  # (L, H, S, D): grouped heads share their keys and values
     return (x if name == "v" else turn(model, x, torch.arange(x.shape[2]))).double()
 

@@ -1,28 +1,82 @@
-"""The Hub's checkpoint layouts: how XGLM, GPT-2, GPT-NeoX, Llama and Qwen2 say a GPT's shape, and hold its weights.
+"""How a checkpoint of the Hub says a GPT's shape and holds its weights: config.json and tensors, in and out.
 
 A layout maps entries of config.json to fields of GPTConfig, and our parameters to tensors of the file; both maps are
-read both ways.
+read both ways. What config.json says is honoured, known not to matter, or refused by name.
 """
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iclnb.model.gpt import GPTConfig
+from iclnb.model.positions import RotaryScaling
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 FAIRSEQ_VOCABULARY = 50261  # GPT-2's 50257 entries, then <s>, <pad>, </s>, <unk>
-MOMENTUM = "_momentum"  # ends the model_type of a model with momentum attention, so that others do not load it as plain
-SPELLED_OUT = {"mlp_width": "d_ff", "key_heads": "n_kv_head"}  # a property that is written -> the field it is read into
-ROPE = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}  # newer files -> what GPT-NeoX wrote
+SPELLED_OUT = {"mlp_width": "d_ff", "key_heads": "n_kv_head", "head_dim": "d_head"}  # property -> field it is read into
 PACKED = ("attn.q_proj", "attn.k_proj", "attn.v_proj")  # one tensor of some files holds all three, in this order
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of tensors that are weights as they stand
+
+WHOLE, REAL, YES_NO = (
+    (int, "a whole number from {:,} to {:,}"),
+    (float, "a number from {:g} to {:g}"),
+    (bool, "true or false"),
+)
+VALUES = {  # field of GPTConfig or entry -> what it may be; the bounds are far beyond any model, and end in good time
+    "vocab_size": (*WHOLE, 1, 10**8),
+    "n_layer": (*WHOLE, 1, 1000),
+    "n_head": (*WHOLE, 1, 10**5),
+    "n_embd": (*WHOLE, 1, 10**6),
+    "n_positions": (*WHOLE, 1, 10**9),
+    "d_ff": (*WHOLE, 1, 10**7),
+    "n_kv_head": (*WHOLE, 1, 10**5),
+    "d_head": (*WHOLE, 1, 10**5),
+    "layer_norm_eps": (*REAL, 0, 1),
+    "scale_embeddings": (*YES_NO, False, True),
+    "parallel_residual": (*YES_NO, False, True),
+    "tie_embeddings": (*YES_NO, False, True),
+    "rotary_base": (*REAL, 1, 1e30),
+    "rotary_fraction": (*REAL, 0, 1),
+    "factor": (*REAL, 1, 1e6),
+    "low_freq_factor": (*REAL, 1e-6, 1e6),
+    "high_freq_factor": (*REAL, 1e-6, 1e6),
+    "original_max_position_embeddings": (*WHOLE, 1, 10**9),
+    "no_rope_layer_interval": (*WHOLE, 1, 10**9),
+    "momentum": (*REAL, 0, 1),
+    "learn_momentum": (*YES_NO, False, True),
+}
+MAY_BE_NULL = ("d_ff", "n_kv_head", "d_head")
+SUPPORTED = {  # entry -> the only values that we have code for, the first where it is absent; for every architecture
+    "quantization_config": (None,),
+    "compression_config": (None,),
+    "per_layer_config": (None,),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "is_causal": (True,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+}
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is unknown, unsupported, incomplete or corrupt."""
+
+
+def checked(entry: str, value: Any, kind: str) -> Any:
+    """The value of an entry, once it is of its kind.
+
+    Raises:
+        ValueError: it is not.
+    """
+    type_, called, least, most = VALUES[kind]
+    known = type(value) is type_ or (type_ is float and type(value) is int)
+    if not (known and least <= value <= most) and not (value is None and kind in MAY_BE_NULL):
+        raise ValueError(f"{entry} is {reprlib.repr(value)}; it must be {called.format(least, most)}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -38,7 +92,8 @@ class Layout:
         entries: entry of config.json -> field or property of GPTConfig, and what it is where the file leaves it out;
             an entry without that must be there.
         implied: fields that the architecture has always.
-        supported: entry -> the only value that we have code for, which files leave out, too.
+        supported: as SUPPORTED, for this architecture; of a list, all members must be among the values.
+        aliases: other names of entries, which count more than their own.
         written: entries that transformers needs, and that say nothing of a GPTConfig.
         transposed: modules stored as (in, out), the other way round than nn.Linear.
         ignored: endings of tensors that hold no parameter.
@@ -52,7 +107,8 @@ class Layout:
     names: Mapping[str, str]
     entries: Mapping[str, tuple]
     implied: Mapping[str, Any]
-    supported: Mapping[str, Any] = field(default_factory=dict)
+    supported: Mapping[str, tuple] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     written: Mapping[str, Any] = field(default_factory=dict)
     transposed: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = ()
@@ -60,25 +116,30 @@ class Layout:
 
     def read(self, raw: dict) -> GPTConfig:
         """The configuration, of plain attention, that a config.json says; errors as in read_config."""
-        said, fields = (_with_rope(raw) if self.implied["positions"] == "rotary" else raw), dict(self.implied)
-        for entry, value in self.supported.items():
-            if said.get(entry) not in (None, value):
-                raise ValueError(f"{entry} is {said[entry]!r}; supported is {value!r}")
+        said = raw | {entry: raw[alias] for alias, entry in self.aliases.items() if alias in raw}
+        given = dict(self.implied)
+        if given["positions"] == "rotary":
+            said, given["rotary_scaling"] = self._rope(said)
+        self._check_supported(said)
         for entry, (ours, *default) in self.entries.items():
             value = said.get(entry, *default) if default else said[entry]
-            if ours == "activation" and value not in ACTIVATIONS:
-                raise ValueError(f"{entry} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
-            fields[SPELLED_OUT.get(ours, ours)] = ACTIVATIONS[value] if ours == "activation" else value
+            given[SPELLED_OUT.get(ours, ours)] = self._value(entry, value, SPELLED_OUT.get(ours, ours))
         for token in ("bos_token_id", "eos_token_id"):
-            if isinstance(fields[token], list) and fields[token]:
-                fields[token] = fields[token][0]  # Llama 3 lists the ends of a text, of a turn and of a message
-            elif token not in said and fields[token] is not None and fields[token] >= fields["vocab_size"]:
-                fields[token] = None  # the architecture's own, of another vocabulary
-        if self.model_type == "xglm" and fields["vocab_size"] == FAIRSEQ_VOCABULARY:
-            fields |= {"bos_token_id": 50257, "eos_token_id": 50259}  # facts of the vocabulary, whatever it says
-        config = GPTConfig(**fields)
+            if token not in said and (given[token] or 0) >= given["vocab_size"]:
+                given[token] = None  # the architecture's own, of another vocabulary
+        if self.model_type == "xglm" and given["vocab_size"] == FAIRSEQ_VOCABULARY:
+            given |= {"bos_token_id": 50257, "eos_token_id": 50259}  # facts of the vocabulary, whatever it says
+        if given.get("d_head") == given["n_embd"] / given["n_head"]:
+            given["d_head"] = None  # as where the file does not say it
+        if "rotary_layers" in given:
+            given["rotary_layers"] = _rotary_layers(said, given["n_layer"])
+        try:
+            config = GPTConfig(**given)
+        except ValueError as error:
+            theirs = {SPELLED_OUT.get(ours, ours): entry for entry, (ours, *_) in self.entries.items()}
+            raise ValueError(" ".join(theirs.get(word, word) for word in str(error).split(" "))) from error
         if said.get("head_dim") not in (None, config.head_dim):
-            raise ValueError(f"head_dim is {said['head_dim']!r}; supported is {config.head_dim!r}")
+            raise ValueError(f"head_dim is {reprlib.repr(said['head_dim'])}; supported is {config.head_dim!r}")
         return config
 
     def write(self, c: GPTConfig) -> dict:
@@ -87,9 +148,70 @@ class Layout:
         for entry, (ours, *_) in self.entries.items():
             value = getattr(c, ours)
             entries[entry] = value.replace("gelu_tanh", "gelu_new") if ours == "activation" else value
-        if "rope_theta" in entries:  # where newer files have it
-            entries["rope_parameters"] = {"rope_type": "default", "rope_theta": entries.pop("rope_theta")}
+        if "no_rope_layers" in entries:
+            entries["no_rope_layers"] = [int(c.rotates(layer)) for layer in range(c.n_layer)]
+        if "rope_theta" in entries or c.rotary_scaling is not None:  # where newer files have it
+            kind = (
+                {"rope_type": "default"}
+                if c.rotary_scaling is None
+                else {"rope_type": "llama3"} | vars(c.rotary_scaling)
+            )
+            entries["rope_parameters"] = kind | {"rope_theta": entries.pop("rope_theta", c.rotary_base)}
         return entries
+
+    def _value(self, entry: str, value: Any, ours: str) -> Any:
+        """What an entry says of a field of GPTConfig."""
+        if ours == "activation":
+            if not isinstance(value, str) or value not in ACTIVATIONS:
+                raise ValueError(f"{entry} is {reprlib.repr(value)}; supported are {', '.join(ACTIVATIONS)}")
+            return ACTIVATIONS[value]
+        if ours in ("bos_token_id", "eos_token_id"):  # which GPTConfig checks
+            return value[0] if isinstance(value, list) and value else value  # Llama 3 lists the ends of text and turn
+        return value if ours == "rotary_layers" else checked(entry, value, ours)
+
+    def _check_supported(self, said: dict) -> None:
+        for entry, known in (SUPPORTED | self.supported).items():
+            value = said.get(entry, known[0])
+            for member in value if isinstance(value, list) and entry == "layer_types" else [value]:
+                if not any(member == k and isinstance(member, bool) == isinstance(k, bool) for k in known):
+                    accepted = " or ".join(map(repr, known))
+                    raise ValueError(f"{entry} is {reprlib.repr(value)}; supported is {accepted}")
+
+    def _rope(self, said: dict) -> tuple[dict, RotaryScaling | None]:
+        """A config.json with what newer files say about rotary positions at the top, as in older ones; and the scaling.
+
+        Raises:
+            KeyError, ValueError: as in read_config.
+        """
+        name = "rope_scaling" if said.get("rope_scaling") else "rope_parameters"
+        rope = said.get(name) or {}
+        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+            raise ValueError(f"{name} is {reprlib.repr(rope)}; it must be one rule for all layers, or null")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "llama3"):
+            raise ValueError(
+                f"rope_type is {reprlib.repr(kind)}; supported are 'default', without scaling, and 'llama3'"
+            )
+        older = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}  # in GPT-NeoX
+        top = said | {(older[e] if older[e] in self.entries else e): rope[e] for e in older if e in rope}
+        if kind == "default":
+            return top, None
+        length = "original_max_position_embeddings"  # which counts most at the top
+        rope = {length: said.get("max_position_embeddings")} | rope | {e: said[e] for e in said if e == length}
+        return top, RotaryScaling(**{f.name: checked(f.name, rope[f.name], f.name) for f in fields(RotaryScaling)})
+
+    def is_tied(self, config: GPTConfig, source: Any) -> bool:
+        """Whether the embedding table is the output projection too: as config.json says, but for two that differ.
+
+        So does transformers.
+
+        Args:
+            config: from `read`.
+            source: an opened checkpoint, with `files` and `tensor(name)`.
+        """
+        stored = {name.removeprefix(self.prefix): name for name in source.files}
+        both = [stored.get(self.source(parameter)[0]) for parameter in ("embed_tokens.weight", "lm_head.weight")]
+        return config.tie_embeddings and (None in both or torch.equal(*map(source.tensor, both)))
 
     def source(self, parameter: str) -> tuple[str, int | None]:
         """File tensor that holds `parameter`, without prefix, and which third of it (None: all of it)."""
@@ -102,7 +224,17 @@ class Layout:
         return f"{block}{self.names[ours]}.{kind}", PACKED.index(ours) if packed else None
 
     def unpack(self, theirs: str, part: int | None, tensor: Tensor, n_head: int) -> Tensor:
-        """Our parameter out of the file's tensor: turned to (out, in), and the third that is asked for."""
+        """Our parameter out of the file's tensor: turned to (out, in), and the third that is asked for.
+
+        Raises:
+            CheckpointError: the tensor holds no floating-point numbers as they stand; it is quantised, say.
+        """
+        if tensor.dtype not in FLOATS:
+            kind, known = (
+                str(tensor.dtype).removeprefix("torch."),
+                ", ".join(str(d).removeprefix("torch.") for d in FLOATS),
+            )
+            raise CheckpointError(f"{theirs} is stored as {kind}; supported are {known}")
         tensor = tensor.T if self.is_transposed(theirs) else tensor
         if part is None:
             return tensor.contiguous()
@@ -125,223 +257,13 @@ class Layout:
         return theirs.endswith("weight") and any(f".{name}." in theirs for name in self.transposed)
 
 
-def _with_rope(raw: dict) -> dict:
-    """A config.json with what newer files say about rotary positions in one entry at the top, as in older ones.
-
-    Raises:
-        ValueError: the frequencies are scaled for longer sequences.
-    """
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rope_type is {kind!r}; supported is 'default', rotary positions without scaling")
-    return raw | rope | {older: rope[newer] for newer, older in ROPE.items() if newer in rope}
-
-
-XGLM = Layout(
-    model_type="xglm",
-    class_name="XGLMForCausalLM",
-    prefix="model.",
-    block="layers.{}",
-    names={
-        "embed_tokens": "embed_tokens",
-        "final_norm": "layer_norm",
-        "lm_head": "lm_head",
-        "attn_norm": "self_attn_layer_norm",
-        "attn.q_proj": "self_attn.q_proj",
-        "attn.k_proj": "self_attn.k_proj",
-        "attn.v_proj": "self_attn.v_proj",
-        "attn.out_proj": "self_attn.out_proj",
-        "mlp_norm": "final_layer_norm",
-        "mlp.up_proj": "fc1",
-        "mlp.down_proj": "fc2",
-    },
-    entries={
-        "vocab_size": ("vocab_size",),
-        "num_layers": ("n_layer",),
-        "attention_heads": ("n_head",),
-        "d_model": ("n_embd",),
-        "ffn_dim": ("mlp_width",),
-        "max_position_embeddings": ("n_positions", 2048),
-        "activation_function": ("activation", "gelu"),
-        "scale_embedding": ("scale_embeddings", True),
-        "tie_word_embeddings": ("tie_embeddings", True),
-        "bos_token_id": ("bos_token_id", 0),
-        "eos_token_id": ("eos_token_id", 2),
-    },
-    implied={"positions": "sinusoidal"},
-    written={"pad_token_id": 1},  # the class zeroes this row of its position table; any other value shifts positions
-    ignored=("embed_positions.weights",),
-)
-
-GPT2 = Layout(
-    model_type="gpt2",
-    class_name="GPT2LMHeadModel",
-    prefix="transformer.",
-    block="h.{}",
-    names={
-        "embed_tokens": "wte",
-        "embed_positions": "wpe",
-        "final_norm": "ln_f",
-        "lm_head": "lm_head",
-        "attn_norm": "ln_1",
-        **dict.fromkeys(PACKED, "attn.c_attn"),
-        "attn.out_proj": "attn.c_proj",
-        "mlp_norm": "ln_2",
-        "mlp.up_proj": "mlp.c_fc",
-        "mlp.down_proj": "mlp.c_proj",
-    },
-    entries={
-        "vocab_size": ("vocab_size",),
-        "n_layer": ("n_layer",),
-        "n_head": ("n_head",),
-        "n_embd": ("n_embd",),
-        "n_inner": ("d_ff", None),
-        "n_positions": ("n_positions", 1024),
-        "activation_function": ("activation", "gelu_new"),
-        "layer_norm_epsilon": ("layer_norm_eps", 1e-5),
-        "tie_word_embeddings": ("tie_embeddings", True),
-        "bos_token_id": ("bos_token_id", 50256),
-        "eos_token_id": ("eos_token_id", 50256),
-    },
-    implied={"positions": "learned"},
-    transposed=frozenset({"c_attn", "c_proj", "c_fc"}),
-    ignored=(".attn.bias", ".attn.masked_bias"),
-)
-
-NEOX = Layout(
-    model_type="gpt_neox",
-    class_name="GPTNeoXForCausalLM",
-    prefix="gpt_neox.",
-    block="layers.{}",
-    names={
-        "embed_tokens": "embed_in",
-        "final_norm": "final_layer_norm",
-        "lm_head": "embed_out",
-        "attn_norm": "input_layernorm",
-        **dict.fromkeys(PACKED, "attention.query_key_value"),
-        "attn.out_proj": "attention.dense",
-        "mlp_norm": "post_attention_layernorm",
-        "mlp.up_proj": "mlp.dense_h_to_4h",
-        "mlp.down_proj": "mlp.dense_4h_to_h",
-    },
-    entries={
-        "vocab_size": ("vocab_size",),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
-        "hidden_size": ("n_embd",),
-        "intermediate_size": ("mlp_width",),
-        "max_position_embeddings": ("n_positions", 2048),
-        "rotary_pct": ("rotary_fraction", 0.25),
-        "rotary_emb_base": ("rotary_base", 10000),
-        "hidden_act": ("activation", "gelu"),
-        "use_parallel_residual": ("parallel_residual", True),
-        "layer_norm_eps": ("layer_norm_eps", 1e-5),
-        "tie_word_embeddings": ("tie_embeddings", False),
-        "bos_token_id": ("bos_token_id", 0),
-        "eos_token_id": ("eos_token_id", 2),
-    },
-    implied={"positions": "rotary"},
-    ignored=(".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"),
-    interleaved=True,
-)
-
-LLAMA = Layout(
-    model_type="llama",
-    class_name="LlamaForCausalLM",
-    prefix="model.",
-    block="layers.{}",
-    names={
-        "embed_tokens": "embed_tokens",
-        "final_norm": "norm",
-        "lm_head": "lm_head",
-        "attn_norm": "input_layernorm",
-        "attn.q_proj": "self_attn.q_proj",
-        "attn.k_proj": "self_attn.k_proj",
-        "attn.v_proj": "self_attn.v_proj",
-        "attn.out_proj": "self_attn.o_proj",
-        "mlp_norm": "post_attention_layernorm",
-        "mlp.gate_proj": "mlp.gate_proj",
-        "mlp.up_proj": "mlp.up_proj",
-        "mlp.down_proj": "mlp.down_proj",
-    },
-    entries={
-        "vocab_size": ("vocab_size",),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
-        "num_key_value_heads": ("key_heads", None),
-        "hidden_size": ("n_embd",),
-        "intermediate_size": ("mlp_width",),
-        "max_position_embeddings": ("n_positions",),
-        "rope_theta": ("rotary_base", 10000.0),
-        "rms_norm_eps": ("layer_norm_eps",),
-        "tie_word_embeddings": ("tie_embeddings", False),
-        "bos_token_id": ("bos_token_id", 1),
-        "eos_token_id": ("eos_token_id", 2),
-    },
-    implied={"positions": "rotary", "activation": "swiglu", "norm": "rms", "bias": False, "qkv_bias": False},
-    supported={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
-    written={"hidden_act": "silu"},
-    ignored=("rotary_emb.inv_freq",),
-)
-
-QWEN2 = replace(
-    LLAMA,
-    model_type="qwen2",
-    class_name="Qwen2ForCausalLM",
-    entries={**LLAMA.entries, "bos_token_id": ("bos_token_id", None), "eos_token_id": ("eos_token_id", None)},
-    implied={**LLAMA.implied, "qkv_bias": True},
-)
-
-LAYOUTS = {layout.model_type: layout for layout in (XGLM, GPT2, NEOX, LLAMA, QWEN2)}
-
-
-def read_config(raw: dict) -> tuple[Layout, GPTConfig]:
-    """The layout and the configuration that a config.json holds.
-
-    Raises:
-        KeyError: it lacks an entry.
-        ValueError: an architecture or a variant that is not supported.
-    """
-    kind = str(raw.get("model_type"))
-    layout = LAYOUTS.get(kind.removesuffix(MOMENTUM))
-    if layout is None:
-        raise ValueError(f"model_type is {kind!r}; supported are {', '.join(LAYOUTS)}")
-    config = layout.read(raw)
-    if not kind.endswith(MOMENTUM):
-        if "momentum" in raw:
-            raise ValueError(f"it says momentum {raw['momentum']}, but its model_type is {kind!r}, plain attention")
-        return layout, config
-    momentum = tuple(raw["momentum"]) if isinstance(raw["momentum"], list) else raw["momentum"]
-    return layout, replace(config, momentum=momentum, learn_momentum=raw["learn_momentum"])
-
-
-def write_config(layout: Layout, c: GPTConfig) -> dict:
-    """The entries of config.json that say this configuration."""
-    plain = layout.write(c)
-    if c.momentum is None:
-        return plain
-    kind = layout.model_type + MOMENTUM
-    return plain | {"model_type": kind, "architectures": [], "momentum": c.momentum, "learn_momentum": c.learn_momentum}
-
-
-def layout_for(config: GPTConfig) -> Layout:
-    """The layout that keeps everything of this configuration.
-
-    Raises:
-        ValueError: there is none, because no architecture of the Hub combines these variants.
-    """
-    for layout in LAYOUTS.values():
-        try:
-            _, read_again = read_config(write_config(layout, config))
-        except ValueError:  # a variant that this layout cannot say
-            continue
-        if _spelled_out(read_again, config) == _spelled_out(config, config):
-            return layout
-    raise ValueError(f"no layout of {', '.join(LAYOUTS)} holds {config}")
-
-
-def _spelled_out(c: GPTConfig, ids: GPTConfig) -> GPTConfig:
-    """The configuration with its defaults written out, and the special ids of another."""
-    explicit = {"d_ff": c.mlp_width, "n_kv_head": c.key_heads, "qkv_bias": c.biased_qkv}
-    return replace(c, **explicit, bos_token_id=ids.bos_token_id, eos_token_id=ids.eos_token_id)
+def _rotary_layers(said: dict, n_layer: int) -> tuple[bool, ...]:
+    """Which layers rotate, in SmolLM3: what no_rope_layers says (1 is yes), else all but each fourth or so."""
+    layers = said.get("no_rope_layers")
+    if layers is None:
+        name = "no_rope_layer_interval"
+        step = checked(name, said.get(name, 4), name)
+        return tuple((layer + 1) % step != 0 for layer in range(n_layer))
+    if not isinstance(layers, list) or len(layers) < n_layer or not all(type(x) is int and x in (0, 1) for x in layers):
+        raise ValueError(f"no_rope_layers is {reprlib.repr(layers)}; it must be {n_layer} times 0 or 1, or null")
+    return tuple(map(bool, layers[:n_layer]))

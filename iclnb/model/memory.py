@@ -1,6 +1,7 @@
 """How much memory prediction and fine-tuning take, tensor by tensor in bytes, and how much a device has free.
 
-Letters: L layers, C width, H heads, G key heads, V vocabulary, F hidden width of an MLP, P prefix tokens, T tokens.
+Letters: L layers, C width, H heads, G key heads, D head width, V vocabulary, F hidden width of an MLP, P prefix tokens,
+T tokens; A = H D, all heads side by side.
 """
 
 import os
@@ -64,13 +65,15 @@ def query_bytes(config: GPTConfig, dtype: torch.dtype, P: int, T: int, answer_to
         record: whether internals are recorded.
     """
     C, H, F, width = config.n_embd, config.n_head, config.mlp_width, dtype.itemsize
+    A = H * config.head_dim
     stream = 3 * C * width  # the residual stream, its sum with attention's output, and their norm
-    attention = 6 * C * width + 4 * C * WIDE  # q, k, v, each also rotated or repeated; two attentions and their mixture
-    attention += 0 if config.momentum is None else 3 * C * WIDE  # the values in chunks, their sums, and both together
+    attention = 6 * A * width + 4 * A * WIDE  # q, k, v, each also rotated or repeated; two attentions and their mixture
+    attention += 0 if config.qk_norm is None else 2 * A * max(width, WIDE)  # q and k before their norms
+    attention += 0 if config.momentum is None else 3 * A * WIDE  # the values in chunks, their sums, and both together
     mlp = 3 * F * width  # before and after the activation, and the gate
     scores = 2 * H * (P + T) * WIDE  # scores and their softmax, where no kernel avoids them
     logits = 2 * answer_tokens * config.vocab_size * WIDE  # and their exponentials
-    recorded = 2 * config.n_layer * (H * (P + T) + 2 * C) * WIDE if record else 0  # as kept by layer, then stacked
+    recorded = 2 * config.n_layer * (H * (P + T) + C + A) * WIDE if record else 0  # as kept by layer, then stacked
     return T * (stream + max(attention + scores, mlp)) + logits + recorded
 
 
@@ -80,8 +83,12 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, T: int, recompute: b
     With `recompute` that is the input of every block, and all of one block at a time.
     """
     C, H, F = config.n_embd, config.n_head, config.mlp_width
+    A, keys = H * config.head_dim, config.key_heads * config.head_dim
     normed = C * (max(WIDE, dtype.itemsize) if config.norm == "rms" else dtype.itemsize)  # RMSNorm keeps a wide x
-    attention = (C + 3 * C + C) * dtype.itemsize + H * WIDE  # norm(x) for W_K and W_V; q, k, v; the output; log-sum-exp
+    attention = (C + 3 * A + A) * dtype.itemsize + H * WIDE  # norm(x) for W_K and W_V; q, k, v; the output; log-sum-exp
+    if config.qk_norm is not None:  # what both norms act on, and their means
+        count = (H + config.key_heads) if config.qk_norm == "head" else 2
+        attention += (A + keys) * max(WIDE, dtype.itemsize) + count * WIDE
     mlp = (3 if config.activation == "swiglu" else 1) * F * dtype.itemsize  # what the activation, and the gate, act on
     statistics = (4 if config.norm == "layer" else 2) * WIDE  # means and deviations of both norms
     block = 2 * normed + attention + mlp + statistics

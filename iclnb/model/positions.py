@@ -4,6 +4,7 @@ Letters: B sequences, H heads, T tokens, C width, D head width.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,42 @@ def sinusoidal_positions(positions: Tensor, width: int) -> Tensor:
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, width % 2))  # (..., T, C)
 
 
-def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class RotaryScaling:
+    """How Llama 3.1 slows rotary positions down for sequences that are longer than those it was first trained on.
+
+    Pairs that turn less than `low_freq_factor` times within the first context are slowed down by `factor`, those that
+    turn more than `high_freq_factor` times are left as they are, and in between the two rates are mixed.
+
+    Args:
+        factor, low_freq_factor, high_freq_factor: as above.
+        original_max_position_embeddings: length of the first context in tokens.
+
+    Raises:
+        ValueError: the two bounds are not in order.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self):
+        if not self.low_freq_factor < self.high_freq_factor:
+            low, high = self.low_freq_factor, self.high_freq_factor
+            raise ValueError(f"high_freq_factor is {high}; it must be above low_freq_factor = {low}")
+
+    def slow_down(self, rates: Tensor) -> Tensor:
+        """Angles a token, (width / 2,), after scaling."""
+        turns = self.original_max_position_embeddings * rates / (2 * math.pi)  # (width / 2,), within the first context
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)  # (width / 2,)
+        kept = kept.clamp(0, 1)
+        return kept * rates + (1 - kept) * rates / self.factor  # (width / 2,)
+
+
+def rotary_angles(
+    positions: Tensor, width: int, base: float, scaling: RotaryScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines by which rotary positions turn the first `width` entries of each head.
 
     Returns:
@@ -41,6 +77,7 @@ def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, T
     if width % 2:
         raise ValueError(f"width is {width}; rotary positions turn pairs of numbers, so it must be even")
     rates = base ** (-torch.arange(0, width, 2, device=positions.device).float() / width)  # (width / 2,)
+    rates = rates if scaling is None else scaling.slow_down(rates)
     angles = positions.float()[..., None] * rates  # (..., T, width / 2)
     angles = torch.cat([angles, angles], dim=-1)  # (..., T, width)
     return angles.cos(), angles.sin()

@@ -16,7 +16,7 @@ class Recorder:
         names: which internals; each becomes a list with one tensor a layer in `layers[name]`:
             "output": the attention block's output after its output projection, before the residual, (B, C);
             "scores": scaled inner products of the query with every key, before mask and softmax, (B, H, P + T);
-            "query": the query vectors W_Q x before any rotation, (B, H, D);
+            "query": the query vectors W_Q x, normalised where the model does so, before any rotation, (B, H, D);
             "key", "value": all keys and values, (B, G, T, D).
         at: (B,) int, the position of each sequence that output, scores and query are taken at; None takes every
             position, which adds a T dimension before the last.
@@ -38,7 +38,7 @@ class Recorder:
         """Keep what was asked for of one layer.
 
         Args:
-            query: W_Q x, (B, H, T, D).
+            query: W_Q x, normalised where the model does so, (B, H, T, D).
             q, k, v: what attention used, rotated where positions are rotary, (B, H, T, D) and twice (B, G, T, D).
             output: the attention block's output, (B, T, C).
             prefix_k: keys of the prefix, (1, G, P, D), or None.

@@ -25,7 +25,17 @@ def sequences(tokenizer, config, task):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind, extra", [("xglm", {}), ("llama", {"heads_a_key": 2}), ("qwen2", {})])
+@pytest.mark.parametrize(
+    "kind, extra",
+    [
+        ("xglm", {}),
+        ("llama", {"heads_a_key": 2}),
+        ("qwen2", {}),
+        ("qwen3", {"heads_a_key": 2, "head_dim": 12}),
+        ("smollm3", {"no_rope_layer_interval": 2}),
+        ("olmo2", {}),
+    ],
+)
 def test_one_epoch_equals_sgd_on_transformers_model(kind, extra, device, tmp_path):
     hf = save_checkpoint(tmp_path, kind, **extra)  # eval mode: dropout off
     model, tokenizer = load(tmp_path, device="cpu", dtype="float32")

@@ -71,6 +71,9 @@ SAVED = {
     "gpt_neox": {"positions": "rotary"},
     "llama": LLAMA | {"qkv_bias": False},
     "qwen2": LLAMA | {"qkv_bias": True, "tie_embeddings": False},
+    "qwen3": LLAMA | {"qkv_bias": False, "qk_norm": "head", "d_head": 12},
+    "smollm3": LLAMA | {"qkv_bias": False, "rotary_layers": (False, True)},
+    "olmo2": LLAMA | {"qkv_bias": False, "qk_norm": "all", "norm_after": True, "tie_embeddings": False},
 }
 
 
@@ -172,10 +175,14 @@ def test_bad_checkpoints_are_refused_in_one_sentence(damage, message, checkpoint
 @pytest.mark.parametrize(
     "entries, message",
     [
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "lacks the entry 'factor'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters is .* for all layers"),
+        ({"sliding_window": 64}, "sliding_window is 64; supported is None"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is {'quant_method': 'fp8'}; supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
         ({"attention_bias": True}, "attention_bias is True; supported is False"),
-        ({"head_dim": 16}, "head_dim is 16; supported is 8"),
+        ({"head_dim": 7}, "head_dim is 7|the 7 numbers of a head"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rms_norm_eps": None}, "lacks the entry 'rms_norm_eps'"),
     ],

@@ -136,8 +136,8 @@ def with_nan(metadata, tensors):
     "edit, message",
     [
         (said(general__architecture="gemma"), "general.architecture is 'gemma'; supported are llama, qwen2, gpt2"),
-        (said(llama__rope__scaling__type="yarn"), "rope_type is 'yarn'; supported is 'default'"),
-        (with_frequencies, "rope_type is 'llama3'; supported is 'default'"),
+        (said(llama__rope__scaling__type="yarn"), "rope_type is 'yarn'; supported are 'default'"),
+        (with_frequencies, "scales its rotary positions by rope_freqs.weight; supported is none"),
         (said(llama__rope__dimension_count=32), "rope.dimension_count is 32; supported is .*, 64"),
         (said(llama__block_count=3), "block_count is 3, but it holds tensors of 2 blocks"),
         (said(llama__block_count=0), "llama.block_count is 0; it must be a whole number above 0"),
@@ -148,7 +148,10 @@ def with_nan(metadata, tensors):
         ),
         (said(llama__attention__head_count=4.0), "attention.head_count is 4.0; it must be a whole number above 0"),
         (said(llama__rope__freq_base=-1.0), "llama.rope.freq_base is -1.0; it must be a number above 0"),
-        (said(llama__attention__head_count_kv=3), "n_head is 4, which n_kv_head = 3 does not divide"),
+        (
+            said(llama__attention__head_count_kv=3),
+            "num_attention_heads is 4, which num_key_value_heads = 3 does not divide",
+        ),
         (said(llama__embedding_length=None), "lacks the metadata llama.embedding_length"),
         (said(llama__feed_forward_length=64), "gives .* where model.gguf says"),
         (said(tokenizer__ggml__bos_token_id=400), "model.gguf: bos_token_id is 400; it must be an id below 400"),

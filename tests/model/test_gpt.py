@@ -8,25 +8,37 @@ from toys import hf_model, save_checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
 
-from iclnb.model.checkpoints import load, load_model
+from iclnb.model.checkpoints import load, load_model, save
 from iclnb.model.gpt import GPT, GPTConfig
-from iclnb.model.positions import rotary_angles, sinusoidal_positions
+from iclnb.model.positions import RotaryScaling, rotary_angles, sinusoidal_positions
 from iclnb.model.recorder import Recorder
 
 CPU = torch.device("cpu")
 SHAPES = [dict(layers=1, width=32, heads=2), dict(layers=3, width=48, heads=6), dict(layers=2, width=96, heads=4)]
+SLOW = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SLOW |= {"original_max_position_embeddings": 32, "rope_theta": 500.0}
 KINDS = {
     "xglm": {},
     "xglm-unscaled": {"scale_embedding": False},
     "gpt2": {},
     "gpt2-exact-gelu": {"activation_function": "gelu"},
-    "neox": {"use_parallel_residual": False, "rotary_pct": 1.0, "tie_word_embeddings": True},
-    "neox-pythia": {"use_parallel_residual": True, "rotary_pct": 0.25, "tie_word_embeddings": False},
+    "gpt_neox": {"use_parallel_residual": False, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    "gpt_neox-pythia": {"use_parallel_residual": True, "rotary_pct": 0.25, "tie_word_embeddings": False},
     "llama": {"tie_word_embeddings": False},
     "llama-grouped": {"heads_a_key": 2, "tie_word_embeddings": True, "rope_parameters": {"rope_theta": 500.0}},
     "qwen2": {"tie_word_embeddings": True, "rms_norm_eps": 1e-6},
+    "llama-wide": {"heads_a_key": 2, "head_dim": 32},
+    "llama-slow": {"rope_parameters": SLOW, "positions": 512},
+    "gpt_neox-slow": {"rope_parameters": SLOW | {"partial_rotary_factor": 0.5}, "rope_scaling": SLOW, "positions": 512},
     "qwen2-grouped": {"heads_a_key": 2, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+    "qwen3": {"head_dim": 24, "heads_a_key": 2, "tie_word_embeddings": True},
+    "qwen3-narrow": {"head_dim": 2},
+    "smollm3": {"heads_a_key": 2, "no_rope_layers": [1, 0, 1], "rope_parameters": {"rope_theta": 5e6}},
+    "smollm3-interval": {"no_rope_layer_interval": 2, "tie_word_embeddings": False},
+    "olmo2": {"heads_a_key": 2},
+    "olmo2-tied": {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 5e5}},
 }
+NEW = [kind for kind in KINDS if kind.startswith(("qwen3", "smollm3", "olmo2", "llama-"))]
 
 
 def ours(hf, folder, **save):
@@ -43,6 +55,29 @@ def test_logits_equal_transformers(kind, shape, tmp_path):
         torch.testing.assert_close(ours(hf, tmp_path)(ids), hf(ids).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", NEW)
+def test_logits_behind_a_prefix_equal_transformers(kind, tmp_path):
+    hf = hf_model(kind.split("-")[0], layers=3, **KINDS[kind])
+    prefix, ids = torch.randint(0, 400, (1, 60)), torch.randint(0, 400, (3, 20))
+    model = ours(hf, tmp_path)
+    with torch.no_grad():
+        expected = hf(torch.cat([prefix.expand(3, -1), ids], dim=1)).logits[:, 60:]
+        torch.testing.assert_close(model(ids, model.encode_prefix(prefix)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_what_is_saved_of_what_was_loaded_transformers_loads_again(kind, tmp_path):
+    hf = hf_model(kind.split("-")[0], layers=3, **KINDS[kind])
+    model = ours(hf, tmp_path / "theirs")
+    save(model, None, tmp_path / "ours")
+    again, ids = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval(), torch.randint(0, 400, (2, 70))
+    assert again.config.model_type == hf.config.model_type
+    assert load_model(tmp_path / "ours", CPU, torch.float32).config == model.config
+    assert all(map(torch.equal, again.state_dict().values(), hf.state_dict().values()))
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, hf(ids).logits, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["xglm", "gpt2"])
 def test_logits_equal_transformers_at_the_125M_shape_from_shards(kind, tmp_path):
     hf = hf_model(kind, layers=12, width=768, heads=12, vocab=50261, positions=2048)
@@ -54,9 +89,22 @@ def test_logits_equal_transformers_at_the_125M_shape_from_shards(kind, tmp_path)
         assert (model(ids) - expected).abs().max() / expected.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("positions, key_heads", [("sinusoidal", 4), ("learned", 4), ("rotary", 4), ("rotary", 2)])
-def test_a_prefix_changes_nothing_but_the_work(positions, key_heads):
-    config = GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_embd=16, positions=positions, n_kv_head=key_heads)
+VARIANTS = {
+    "sinusoidal": {"positions": "sinusoidal"},
+    "learned": {"positions": "learned"},
+    "rotary": {"positions": "rotary"},
+    "grouped": {"positions": "rotary", "n_kv_head": 2},
+    "qwen3": {"positions": "rotary", "n_kv_head": 2, "norm": "rms", "d_head": 6, "qk_norm": "head"},
+    "smollm3": {"positions": "rotary", "rotary_layers": (True, False)},
+    "olmo2": {"positions": "rotary", "norm": "rms", "norm_after": True, "qk_norm": "all"},
+    "slow": {"positions": "rotary", "rotary_scaling": RotaryScaling(8.0, 1.0, 4.0, 8)},
+}
+
+
+@pytest.mark.parametrize("momentum", [None, 0.5])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_prefix_changes_nothing_but_the_work(variant, momentum):
+    config = GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_embd=16, momentum=momentum, **VARIANTS[variant])
     model = GPT(config).initialise(0).double()
     prefix, ids = torch.randint(0, 50, (1, 11)), torch.randint(0, 50, (4, 6))
     whole = model(torch.cat([prefix.expand(4, -1), ids], dim=1))[:, 11:]
@@ -178,9 +226,9 @@ def test_recorded_output_and_query_are_what_transformers_modules_give(tmp_path):
             torch.testing.assert_close(kept[layer].reshape(3, -1), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, extra", [("xglm", {}), ("llama", {"heads_a_key": 2})])
-def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(kind, extra, tmp_path):
-    hf = save_checkpoint(tmp_path, kind, **extra)
+@pytest.mark.parametrize("kind", ["xglm", "llama-grouped", "llama-wide", "qwen3", "smollm3-interval", "olmo2"])
+def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(kind, tmp_path):
+    hf = save_checkpoint(tmp_path, kind.split("-")[0], **KINDS[kind])
     hf.set_attn_implementation("eager")
     model = load_model(tmp_path, CPU, torch.float32)
     prefix, ids, at = torch.randint(0, 400, (1, 5)), torch.randint(0, 400, (2, 4)), torch.tensor([3, 1])
@@ -198,6 +246,9 @@ def test_recorded_scores_are_what_softmax_turns_into_transformers_weights(kind, 
     "wrong, message",
     [
         ({"n_head": 3}, "n_embd is 16.*n_head = 3"),
+        ({"qk_norm": "token"}, "qk_norm is 'token'.*None, head, all"),
+        ({"rotary_layers": (True, False)}, "rotary_layers is about 2 layers, but n_layer is 1"),
+        ({"bos_token_id": 9}, "bos_token_id is 9; it must be an id below 9, or None"),
         ({"n_kv_head": 3, "n_head": 4}, "n_head is 4.*n_kv_head = 3"),
         ({"positions": "alibi"}, "positions is 'alibi'.*sinusoidal, learned, rotary"),
         ({"norm": "batch"}, "norm is 'batch'.*layer, rms"),

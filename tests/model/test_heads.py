@@ -7,17 +7,27 @@ from iclnb.attention import duality
 from iclnb.attention.softmax import softmax_attention
 from iclnb.model import heads
 from iclnb.model.gpt import GPT, GPTConfig
+from iclnb.model.positions import RotaryScaling
 from iclnb.model.recorder import Recorder
 
 PROMPT, QUERY = [0, 5, 9, 3, 1, 7, 7, 1], [4, 8, 2]  # <s> and demonstrations; a query
-KINDS = [("sinusoidal", 1.0, 2), ("learned", 1.0, 2), ("rotary", 1.0, 2), ("rotary", 0.5, 2), ("rotary", 1.0, 1)]
+ROTARY, RMS = {"positions": "rotary"}, {"positions": "rotary", "norm": "rms"}
+KINDS = {
+    "sinusoidal": {"positions": "sinusoidal"},
+    "learned": {"positions": "learned"},
+    "rotary": ROTARY,
+    "half": ROTARY | {"rotary_fraction": 0.5},
+    "grouped": ROTARY | {"n_kv_head": 1},
+    "slow": ROTARY | {"rotary_scaling": RotaryScaling(8.0, 1.0, 4.0, 8)},
+    "qwen3": RMS | {"n_kv_head": 1, "d_head": 8, "n_embd": 12, "qk_norm": "head"},
+    "smollm3": RMS | {"rotary_layers": (True, False, True)},
+    "olmo2": RMS | {"norm_after": True, "qk_norm": "all"},
+}
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: "{}-{:g}-{}".format(*kind))
+@pytest.fixture(params=KINDS)
 def model(request):
-    positions, fraction, key_heads = request.param
-    shape = {"n_layer": 3, "n_head": 2, "n_kv_head": key_heads, "n_embd": 16}
-    config = GPTConfig(12, **shape, positions=positions, rotary_fraction=fraction)
+    config = GPTConfig(**{"vocab_size": 12, "n_layer": 3, "n_head": 2, "n_embd": 16} | KINDS[request.param])
     model = GPT(config).double().eval()
     with torch.no_grad():
         for p in model.parameters():

@@ -12,6 +12,8 @@ from iclnb.model.memory import activation_bytes, finetuning_bytes, free_bytes, n
 
 SHAPE = {"vocab_size": 3000, "n_layer": 6, "n_head": 4, "n_embd": 256}
 LLAMA = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False, "n_kv_head": 2, "d_ff": 700}
+QWEN3 = LLAMA | {"qk_norm": "head", "d_head": 100}
+OLMO2 = LLAMA | {"qk_norm": "all", "norm_after": True, "n_kv_head": None}
 T = 100
 
 
@@ -32,7 +34,7 @@ def counted_peak(work):
     return int(held.max())
 
 
-@pytest.mark.parametrize("variant", [{}, LLAMA], ids=["gpt", "llama"])
+@pytest.mark.parametrize("variant", [{}, LLAMA, QWEN3, OLMO2], ids=["gpt", "llama", "qwen3", "olmo2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_autograd_keeps_is_what_the_formula_says(dtype, variant):
     model, ids = student(dtype, **variant)
@@ -89,9 +91,10 @@ def test_the_2_7B_model_fits_a_free_gpu_in_16_bits():
     assert needs_recomputing(config, torch.float16, 2048) and not needs_recomputing(config, torch.float16, 64)
 
 
+@pytest.mark.parametrize("variant", [{}, QWEN3, OLMO2], ids=["gpt", "qwen3", "olmo2"])
 @pytest.mark.parametrize("record", [False, True])
-def test_a_batch_stays_below_what_the_formula_says(record):
-    model = GPT(GPTConfig(**SHAPE)).initialise(0)
+def test_a_batch_stays_below_what_the_formula_says(record, variant):
+    model = GPT(GPTConfig(**SHAPE, **variant)).initialise(0)
     prefix = model.encode_prefix(torch.randint(0, 3000, (1, 200)))
     queries, answers = [[5] * 30 for _ in range(20)], [[7], [8, 9]]
     with torch.no_grad():
