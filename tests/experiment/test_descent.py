@@ -127,9 +127,17 @@ def literal_layer_causal_step(model, ids, lr):
             p.add_(move)
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_layer_causal_descent_equals_the_literal_loop(parallel):
-    model, literal = small(parallel_residual=parallel), small(parallel_residual=parallel)
+VARIANTS = {
+    "plain": {},
+    "parallel": {"parallel_residual": True},
+    "norms behind the sublayers": {"norm_after": True, "qk_norm": "all"},
+    "wide heads with norms": {"d_head": 12, "n_kv_head": 1, "qk_norm": "head"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layer_causal_descent_equals_the_literal_loop(variant):
+    model, literal = small(**VARIANTS[variant]), small(**VARIANTS[variant])
     literal.load_state_dict(model.state_dict())
     for ids in SEQUENCES:
         literal_layer_causal_step(literal, ids, LR)

@@ -182,7 +182,7 @@ def test_bad_checkpoints_are_refused_in_one_sentence(damage, message, checkpoint
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is {'quant_method': 'fp8'}; supported"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
         ({"attention_bias": True}, "attention_bias is True; supported is False"),
-        ({"head_dim": 7}, "head_dim is 7|the 7 numbers of a head"),
+        ({"head_dim": 16}, r"q_proj.weight in .* gives \(32, 32\) where config.json says \(64, 32\)"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rms_norm_eps": None}, "lacks the entry 'rms_norm_eps'"),
     ],

@@ -130,6 +130,14 @@ def test_options_that_are_not_supported_are_refused_by_name(kind, folders):
             read_config(raw | {entry: wrong})
 
 
+@pytest.mark.parametrize("kind", ["xglm", "gpt2", "gpt_neox"])
+def test_heads_of_another_width_are_refused_where_the_class_has_none(kind, folders):
+    raw = json.loads((folders[kind] / "config.json").read_text())
+    assert read_config(raw | {"head_dim": 8})[1] == read_config(raw)[1]
+    with pytest.raises(ValueError, match="head_dim is 16; supported is 8"):
+        read_config(raw | {"head_dim": 16})
+
+
 @pytest.mark.parametrize("kind", ["xglm", "gpt2"])
 def test_other_names_of_an_entry_count_more_than_its_own(kind, folders):
     raw = json.loads((folders[kind] / "config.json").read_text())
