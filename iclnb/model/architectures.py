@@ -247,8 +247,8 @@ def read_config(raw: dict) -> tuple[Layout, GPTConfig]:
     """
     if not isinstance(raw, dict):
         raise ValueError(f"it holds {reprlib.repr(raw)}; it must be an object with the entries of a configuration")
-    kind = str(raw.get("model_type"))
-    layout = LAYOUTS.get(kind.removesuffix(MOMENTUM))
+    kind = raw.get("model_type")
+    layout = LAYOUTS.get(kind.removesuffix(MOMENTUM)) if isinstance(kind, str) else None
     if layout is None:
         raise ValueError(f"model_type is {reprlib.repr(kind)}; supported are {', '.join(LAYOUTS)}")
     config = layout.read(raw)

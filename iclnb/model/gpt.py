@@ -5,6 +5,7 @@ Blocks normalise first: x + attention(norm(x)), then x + mlp(norm(x)); or, in OL
 """
 
 import math
+import reprlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -103,7 +104,7 @@ class GPTConfig:
         for token in ("bos_token_id", "eos_token_id"):
             value = getattr(self, token)
             if value is not None and (type(value) is not int or value not in range(self.vocab_size)):
-                raise ValueError(f"{token} is {value!r}; it must be an id below {self.vocab_size}, or None")
+                raise ValueError(f"{token} is {reprlib.repr(value)}; it must be an id below {self.vocab_size}, or None")
         if self.positions == "rotary" and self.rotary_width % 2:
             raise ValueError(
                 f"rotary_fraction is {self.rotary_fraction}; it turns {self.rotary_width} of the "

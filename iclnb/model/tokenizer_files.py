@@ -28,7 +28,10 @@ def read_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
     try:
         name = "PreTrainedTokenizerFast" if whole.is_file() else _class_name(folder)
-        tokenizer = getattr(transformers, name).from_pretrained(str(folder), local_files_only=True)
+        reads = getattr(transformers, name, None)
+        if not (isinstance(reads, type) and issubclass(reads, transformers.PreTrainedTokenizerBase)):
+            raise ValueError(f"tokenizer_class is {name!r}, which is no tokenizer of transformers")
+        tokenizer = reads.from_pretrained(str(folder), local_files_only=True)
         tokenizer.decode(tokenizer([PROBE])["input_ids"][0])  # some wrong options show only in use
     except (KeyboardInterrupt, SystemExit):
         raise

@@ -250,13 +250,16 @@ def test_a_config_that_is_no_object_is_refused(raw):
         read_config(raw)
 
 
-def test_a_message_stays_short_whatever_the_value(folders):
+DEEP = json.loads("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize("value", ["long " * 10**5, [DEEP] * 10**3, {"x": DEEP}, list(range(-(10**5), 0))])
+@pytest.mark.parametrize("entry", ["hidden_size", "hidden_act", "rope_parameters", "eos_token_id", "model_type"])
+def test_a_message_stays_short_whatever_the_value(entry, value, folders):
     raw = json.loads((folders["llama"] / "config.json").read_text())
-    for entry in ("hidden_size", "hidden_act", "rope_parameters", "eos_token_id", "model_type", "layer_types"):
-        for value in ("long " * 10**5, [[[[[[[[]]]]]]]] * 10**5, list(range(10**5))):
-            with pytest.raises(ValueError) as error:
-                read_config(raw | {entry: value, "use_sliding_window": True, "model_type": "qwen2"} | {entry: value})
-            assert len(str(error.value)) < 300
+    with pytest.raises(ValueError) as error:
+        read_config(raw | {entry: value})
+    assert len(str(error.value)) < 300
 
 
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(10**400)

@@ -66,6 +66,14 @@ def test_a_class_that_nobody_names_is_guessed_aloud(kind, guess, tmp_path):
         assert load_tokenizer(tmp_path).encode(TEXT, add_special_tokens=False) == ids
 
 
+@pytest.mark.parametrize("named", ["AutoModel", "pipeline", "NoSuchTokenizer", "", 5, ["GPT2Tokenizer"]])
+def test_a_class_that_is_no_tokenizers_is_refused(named, tmp_path):
+    save_fairseq_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    with pytest.raises(CheckpointError, match="holds no tokenizer that transformers can read"):
+        load_tokenizer(tmp_path)
+
+
 def test_ids_beyond_the_embedding_table_are_refused(tmp_path):
     save_checkpoint(tmp_path)
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
