@@ -25,8 +25,7 @@ from common import budget, parse, record, seconds, table
 from memory import MB, peak, restart_peak
 from torch import Tensor
 
-from iclnb.attention import ema_triton
-from iclnb.attention.ema import chunked, exponential_sum, loop, toeplitz
+from iclnb.attention.ema import chunked, exponential_sum, loop, takes_kernel, toeplitz
 from iclnb.attention.precision import widen
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.training.loop import Schedule, make_optimizers, training_step
@@ -163,12 +162,13 @@ def forms_of(T: int, options: argparse.Namespace) -> list[dict]:
     B = options.B * (8 if options.device != "cpu" else 1)
     v, g = random(B, T, 0, options), random(B, T, 1, options)  # (B, H, T, D)
     eta, out = torch.tensor(0.9, dtype=torch.float64, device=options.device), torch.empty_like(v)
-    forms = {"chunked": chunked, "toeplitz": toeplitz, "loop": loop}
-    if options.device != "cpu" and ema_triton.obstacle(v) is None:
-        forms = {"kernel": ema_triton.scan, "chunked": chunked}  # at a GPU's lengths the others take too long
+    used = "kernel" if takes_kernel(v, False) else "operator"  # what a model calls
+    forms = {used: exponential_sum, "chunked": chunked}
+    if options.device == "cpu":  # at a GPU's lengths the others take too long
+        forms |= {"toeplitz": toeplitz, "loop": loop}
     works = {"copy": lambda: out.detach().copy_(v.detach())}
     for name, form in forms.items():
-        wide = v if name == "kernel" else widen(v)
+        wide = v if name == used else widen(v)
         total = form(wide, eta, None).to(v.dtype)  # (B, H, T, D), kept for its gradient
         works[f"{name}, forward"] = lambda form=form, wide=wide: form(wide.detach(), eta, None).to(v.dtype)
         works[f"{name}, backward"] = lambda total=total: torch.autograd.grad(total, v, g, retain_graph=True)

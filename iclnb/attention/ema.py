@@ -2,10 +2,12 @@
 
 The loop defines it. The Toeplitz matrix shows it as attention whose weights depend on the distance alone, at O(T^2).
 Chunks of C positions cost O(T C): the matrix of one chunk, and one vector carried from each chunk to the next. The
-kernel (ema_triton.py) is the chunks in one pass over a GPU's memory. Letters: H heads, T positions, D head width.
+kernel (ema_triton.py) is the loop on a GPU, many segments of T at once. Letters: H heads, T positions, D head width.
 
 Source: Dai et al. 2023, section 5.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,7 @@ def ema(v: Tensor, eta: float | Tensor, method: str = "auto", state: Tensor | No
 
         if reason := ema_triton.obstacle(v):
             raise ValueError(f"method is 'kernel', but {reason}; 'auto' takes another form")
-        return ema_triton.scan(v, eta, state)
+        return exponential_sum(v, eta, state, kernel=True)
     form = {"loop": loop, "toeplitz": toeplitz, "chunked": chunked}[method]
     return form(widen(v), eta, state).to(v.dtype)
 
@@ -91,25 +93,24 @@ def ema_state(v: Tensor, eta: float | Tensor, state: Tensor | None = None) -> Te
     return out if state is None else out + (eta**T).to(wide.dtype) * state
 
 
-def exponential_sum(v: Tensor, eta: Tensor, state: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+def exponential_sum(
+    v: Tensor, eta: Tensor, state: Tensor | None = None, onto: Tensor | None = None, kernel: bool = False
+) -> Tensor:
     """`ema` for use inside a model: it can add to another tensor, and does not check eta, for which a GPU would wait.
 
     Args:
         v, state: as in ema.
         eta: momentum, a float64 tensor () or (H,) in [0, 1) on the device of v.
         onto: what the sum is added to, (..., T, D); it is left as it was. None is zero.
+        kernel: take the kernel off a GPU too, in Triton's interpreter.
 
     Returns:
         onto + the sum, (..., T, D) in the dtype of v.
     """
-    if v.is_cuda:
-        from iclnb.attention import (
-            ema_triton,
-        )  # here, because it imports Triton, which takes a second that a CPU can spare
-
-        if not ema_triton.obstacle(v):
-            return ema_triton.scan(v, eta, state, onto)
-    return chunked(v, eta, state, onto).to(v.dtype)
+    B, H = v.shape[:-3].numel(), v.shape[-3] if v.ndim > 2 else 1
+    start = None if state is None else state.expand(*v.shape[:-2], v.shape[-1]).reshape(B, H, v.shape[-1])  # (B, H, D)
+    x, y = (None if x is None else x.reshape(B, H, *v.shape[-2:]) for x in (v, onto))  # (B, H, T, D)
+    return momentum_sum(x, eta.expand(H), start, y, kernel)[0].reshape(v.shape)
 
 
 def check_momentum(eta: float | Tensor, v: Tensor) -> Tensor:
@@ -183,6 +184,115 @@ def powers(eta: Tensor, T: int) -> Tensor:
     Returns:
         (T + 1, T + 1), lower triangular, or (H, T + 1, T + 1) where eta is (H,).
     """
-    t = torch.arange(T + 1, device=eta.device)
+    return (eta[..., None, None] ** lags(T, eta.device).clamp(min=0)).tril()
+
+
+def lags(T: int, device: torch.device) -> Tensor:
+    """The exponents of `powers`, (T + 1, T + 1), below zero above the diagonal."""
+    t = torch.arange(T + 1, device=device)
     i = (t - 1).clamp(min=0)  # (T + 1,) = 0, 0, 1, ..., T - 1: the state enters where v_0 is
-    return (eta[..., None, None] ** (t[:, None] - i).clamp(min=0)).tril()
+    return t[:, None] - i
+
+
+# ---------------------------------------------------------------------------------------------- one operator for models
+# `chunked` or the kernel with a gradient of its own, so that little more than v is kept, and torch.compile can take it.
+
+
+@torch.library.custom_op("iclnb::momentum_sum", mutates_args=())
+def momentum_sum(
+    v: Tensor, eta: Tensor, state: Tensor | None, onto: Tensor | None, kernel: bool
+) -> tuple[Tensor, Tensor]:
+    """onto + sums, (B, H, T, D) as v; and the state before each of N chunks (0 by the kernel), (B, H, N, D).
+
+    Args:
+        v, onto: (B, H, T, D).
+        eta: (H,) float64.
+        state: (B, H, D).
+        kernel: as in exponential_sum.
+    """
+    out, states = momentum_sum_empty(v, eta, state, onto, kernel)
+    if triton := takes_kernel(v, kernel):
+        triton.forward(v, eta, state, onto, out)
+        return out, states
+    with torch.autocast(v.device.type, enabled=False):  # a mixed-precision context would round the sums to 16 bits
+        weights, carry = chunk_weights(eta, v), first(v, state)  # (B, H, C + 1, C + 1), (B, H, 1, D)
+        chunks = zip(*(x.split(CHUNK, dim=-2) for x in (v, out, out if onto is None else onto)), strict=True)
+        for n, (x, place, y) in enumerate(chunks):  # (B, H, C, D) each; the last may be shorter
+            C, states[..., n : n + 1, :] = x.shape[-2], carry
+            sums = weights[..., : C + 1, : C + 1] @ torch.cat([carry, x], dim=-2)  # (B, H, C + 1, D)
+            inside, carry = sums.split([C, 1], dim=-2)  # (B, H, C, D), (B, H, 1, D)
+            place.copy_(inside) if onto is None else torch.add(inside, y, out=place)
+    return out, states
+
+
+@momentum_sum.register_fake
+def momentum_sum_empty(v, eta, state, onto, kernel):
+    """Memory for the results."""
+    N = 0 if takes_kernel(v, kernel) else max(1, -(-v.shape[-2] // CHUNK))
+    return torch.empty_like(v), widen(v.new_empty(*v.shape[:2], N, v.shape[-1]))
+
+
+@torch.library.custom_op("iclnb::momentum_sum_backward", mutates_args=())
+def momentum_sum_backward(
+    g: Tensor, v: Tensor, eta: Tensor, state: Tensor | None, states: Tensor, learned: bool, kernel: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of v, of eta where `learned`, and of the state, for that of the sums, g (B, H, T, D)."""
+    dv, deta, dstate = momentum_sum_backward_empty(g, v, eta, state, states, learned, kernel)
+    if triton := takes_kernel(v, kernel):
+        triton.backward(g, v, eta, state, dv, deta if learned else None, dstate)
+        return dv, deta, dstate
+    with torch.autocast(v.device.type, enabled=False):
+        weights, carry = chunk_weights(eta, v), first(v, None)  # (B, H, C + 1, C + 1), (B, H, 1, D): of the next state
+        dweights = torch.zeros_like(weights[0])  # (H, C + 1, C + 1)
+        chunks = zip(*(x.split(CHUNK, dim=-2) for x in (g, v, dv)), states.split(1, dim=-2), strict=True)
+        for y, x, place, start in reversed(list(chunks)):  # (B, H, C, D) three times, (B, H, 1, D)
+            C, y = x.shape[-2], torch.cat([y, carry], dim=-2)  # (B, H, C + 1, D)
+            back = weights[..., : C + 1, : C + 1].mT @ y  # (B, H, C + 1, D)
+            carry, inside = back.split([1, C], dim=-2)  # (B, H, 1, D), (B, H, C, D)
+            place.copy_(inside)
+            if learned:
+                dweights[:, : C + 1, : C + 1] += (y @ torch.cat([start, x], dim=-2).mT).sum(0)
+        if learned:
+            lag = lags(weights.shape[-1] - 1, v.device)  # (C + 1, C + 1)
+            slope = (lag * eta[:, None, None] ** (lag - 1).clamp(min=0)).tril()  # (H, C + 1, C + 1): of powers
+            deta.copy_((dweights.double() * slope).sum((1, 2)))
+        dstate.copy_(carry.squeeze(-2))
+    return dv, deta, dstate
+
+
+@momentum_sum_backward.register_fake
+def momentum_sum_backward_empty(g, v, eta, state, states, learned, kernel):
+    """Memory for the results."""
+    return torch.empty_like(v), torch.empty_like(eta), widen(v.new_empty(*v.shape[:2], v.shape[-1]))
+
+
+def setup_context(ctx, inputs, output):
+    """Keep what the gradients need."""
+    v, eta, state, _, ctx.kernel = inputs
+    ctx.save_for_backward(v, eta, state, output[1])
+
+
+def gradients(ctx, g, _):
+    """Gradients of all arguments of momentum_sum."""
+    v, eta, state, states = ctx.saved_tensors
+    _, learned, stateful, added, _ = ctx.needs_input_grad
+    dv, deta, dstate = momentum_sum_backward(g, v, eta, state, states, learned, ctx.kernel)
+    return dv, deta if learned else None, dstate.to(state.dtype) if stateful else None, g if added else None, None
+
+
+momentum_sum.register_autograd(gradients, setup_context=setup_context)
+
+
+def takes_kernel(v: Tensor, kernel: bool) -> Any:
+    """The module of the kernel, where it is to be taken; it imports Triton, a second that a CPU can spare."""
+    if not (kernel or v.is_cuda):
+        return None
+    from iclnb.attention import ema_triton
+
+    return None if ema_triton.obstacle(v) else ema_triton
+
+
+def chunk_weights(eta: Tensor, v: Tensor) -> Tensor:
+    """`powers` for a chunk of v (B, H, T, D), as (B, H, C + 1, C + 1) in the dtype of its sums."""
+    weights = powers(eta, min(CHUNK, v.shape[-2])).to(widen(v[:0]).dtype)  # (H, C + 1, C + 1)
+    return weights.expand(len(v), *weights.shape).contiguous()

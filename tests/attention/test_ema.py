@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclnb.attention.ema import CHUNK, ema, ema_state, exponential_sum
+from iclnb.attention.ema import CHUNK, ema, ema_state, exponential_sum, momentum_sum
 
 DOUBLE = {"rtol": 0, "atol": 1e-10}
 FORMS = ("auto", "loop", "toeplitz", "chunked")  # the kernel takes no float64; test_ema_kernel.py compares it
@@ -111,3 +111,16 @@ def test_the_sum_lands_on_another_tensor_which_stays_as_it_was(dtype):
     assert found.dtype == dtype and torch.equal(onto, before)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
     assert (found.double() - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_the_operator_is_one_that_torch_can_trace(kernel):
+    """torch's own checks of an operator: what it says of memory, shapes, strides and gradients is what it does."""
+    if kernel:
+        pytest.importorskip("triton", reason="Triton is not installed, so that its kernel cannot be tried")
+    T, dtype = (3, torch.float32) if kernel else (CHUNK + 3, torch.float64)
+    v = randn(1, T, 2, 3).to(dtype).transpose(1, 2).requires_grad_()  # (1, 2, T, 3)
+    eta = torch.tensor([0.5, 0.9], dtype=torch.float64)
+    state, onto = randn(1, 2, 3).to(dtype).requires_grad_(), randn(1, 2, T, 3).to(dtype).requires_grad_()
+    torch.library.opcheck(momentum_sum, (v, eta.clone().requires_grad_(), state, onto, kernel))
+    torch.library.opcheck(momentum_sum, (v, eta, None, None, kernel))
