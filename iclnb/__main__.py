@@ -178,11 +178,12 @@ def pretrain_with(accelerator: "Accelerator | None", options: argparse.Namespace
     shape = SHAPES[options.shape] | options.momentum
     if options.minutes is not None and processes > 1:
         raise ValueError(f"minutes is {options.minutes:g}, but {processes} processes need --tokens, the same for all")
-    how = {"device": device, "progress": not options.quiet, "accelerator": accelerator, "force": options.force}
+    how = {"device": device, "progress": not options.quiet, "accelerator": accelerator}
+    how |= {"force": options.force, "compile": options.compile}
     with claim(options.out, options.resume, options.force, rank):  # before the long work begins
         data = training_data(options, rank, processes)
         if options.minutes is not None:
-            data.steps = steps_in(options.minutes, data, device, **shape)
+            data.steps = steps_in(options.minutes, data, device, options.compile, **shape)
         elif options.tokens is not None:
             data.steps = steps_of(options.tokens, data)
         record, found = pretrain(options.out, data, options.seed, options.resume, **how, **shape)
@@ -313,6 +314,9 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--force", action="store_true", help="overwrite a finished model in --out, once the new one is")
     sub.add_argument("--threads", type=int, default=1, help="of the CPU; another number rounds otherwise (default: 1)")
     sub.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    sub.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="through torch.compile (default: on a GPU alone)"
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress")
 
 

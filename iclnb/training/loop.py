@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm.auto import tqdm
 
-from iclnb.attention.precision import has_bf16
+from iclnb.attention.precision import has_bf16, widen
 from iclnb.interrupts import Stopped
+from iclnb.model.gpt import GPT
 from iclnb.paths import write_whole
 from iclnb.training.muon import Muon
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, ...]  # of a language model: inputs, targets and loss weights, each (B, T)
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]  # the sum of a batch's losses, and of their weights, () each
+LOGITS = 2**27  # numbers in one piece of logits, 512 MiB in float32; pocket-gpt's whole batches have fewer
 
 
 class TrainingError(ValueError):
@@ -94,14 +97,15 @@ class Schedule:
 
 def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
-    precision = training_precision(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    precision, fused = training_precision(device), device.type == "cuda" or None  # one launch, where launches cost most
     named = dict(model.named_parameters())
     inside = {name for name, p in named.items() if p.ndim == 2 and "blocks." in name}
     matrices = [p for name, p in named.items() if name in inside]
     others = [p for name, p in named.items() if name not in inside]
     return [
         Muon(matrices, lr=schedule.matrix_lr, weight_decay=schedule.weight_decay, precision=precision),
-        torch.optim.AdamW(others, lr=schedule.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(others, lr=schedule.other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=fused),
     ]
 
 
@@ -112,13 +116,48 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule, s
 
 
 def token_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The weighted sum of the tokens' losses, and of the weights, () each, of a model from ids to logits (B, T, V)."""
+    """The weighted sum of the tokens' losses, and of the weights, () each, of a model from ids to logits (B, T, V).
+
+    Where a GPT has more than LOGITS of them, they are made some tokens at a time, and again on the way back.
+    """
     inputs, targets, weights = batch  # (B, T) each
+    most = max(1, LOGITS // model.config.vocab_size) if isinstance(model, GPT) else inputs.numel()  # tokens of a piece
     narrow = training_precision(inputs.device) == torch.bfloat16
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=narrow):
+    # Without its cache each piece casts the weights by itself, so that their gradients are summed in float32.
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=narrow, cache_enabled=False):
+        if inputs.numel() > most:
+            return loss_in_pieces(model, batch, most), weights.sum()
         logits = model(inputs)  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")  # (B * T,)
-    return (losses * weights.flatten()).sum(), weights.sum()
+    return loss_of(logits.flatten(0, 1), targets.flatten(), weights.flatten()), weights.sum()
+
+
+def loss_in_pieces(model: GPT, batch: Batch, most: int) -> Tensor:
+    """The first result of token_loss, with logits of at most so many tokens at a time."""
+    inputs, targets, weights = batch  # (B, T) each
+    rows = (model.hidden(inputs).flatten(0, 1), targets.flatten(), weights.flatten())  # (B * T, C), (B * T,), (B * T,)
+
+    def piece(hidden: Tensor, *others: Tensor) -> Tensor:
+        return loss_of(model.logits(hidden), *others)  # ()
+
+    how = {"use_reentrant": False, "preserve_rng_state": False}
+    return sum(recomputed(piece, *part, **how) for part in zip(*(x.split(most) for x in rows), strict=True))  # ()
+
+
+def loss_of(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum, (), of the losses of n tokens, from (n, V), (n,) and (n,)."""
+    return (F.cross_entropy(widen(logits), targets, reduction="none") * weights).sum()
+
+
+class Objective(nn.Module):
+    """The loss of a model as a module: the whole that is compiled, and that processes share."""
+
+    def __init__(self, model: nn.Module, loss: Loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the loss gives."""
+        return self.loss(self.model, batch)
 
 
 def train(
@@ -134,6 +173,7 @@ def train(
     measure: Callable[[nn.Module], dict[str, float]] | None = None,
     measure_every: int | None = None,
     progress: bool = True,
+    compile: bool = False,
     accelerator: "Accelerator | None" = None,
     stop: Callable[[], int] = lambda: 0,
 ) -> list[dict[str, float]]:
@@ -153,6 +193,7 @@ def train(
         measure: model -> named numbers for the record.
         measure_every: steps between two rows of the record, besides the one at the end; None has that one alone.
         progress: show a progress bar.
+        compile: run the loss and its gradient through torch.compile; this rounds otherwise.
         accelerator: shares the work among processes: `batches` gives each its part of the global batch, and all take
             the step that one process would take on the whole. The first one alone measures, writes and shows progress;
             all read the same folder. None is one process.
@@ -170,6 +211,7 @@ def train(
     """
     optimizers, device = make_optimizers(model, schedule), next(model.parameters()).device
     rules = {"schedule": asdict(schedule), "precision": str(training_precision(device)).removeprefix("torch.")}
+    rules |= {"compile": True} if compile else {}
     identity = json.loads(json.dumps(rules | (identity or {})))
     rank, _ = place(accelerator)
     checkpoint = Path(folder) / "checkpoint.pt" if folder is not None else None
@@ -178,7 +220,10 @@ def train(
         state = restore(checkpoint, identity, model, optimizers)
         if "places" in state:
             batches.load_state_dict(state["places"][rank])
-    network = model if accelerator is None else accelerator.prepare_model(model)
+    network = Objective(model, loss)
+    if compile:
+        network.compile(fullgraph=True)
+    network = network if accelerator is None else accelerator.prepare_model(network)
     bar = tqdm(total=schedule.steps, initial=state["step"], unit="step", disable=not progress or rank > 0)
     started, tokens_before = time.perf_counter(), state["tokens"]
     model.train()
@@ -186,7 +231,7 @@ def train(
         step = state["step"]
         set_rates(optimizers, schedule, step)
         batch = tuple(tensor.to(device) for tensor in batches(step))
-        value = training_step(network, optimizers, batch, loss, accelerator)
+        value = training_step(network, optimizers, batch, nn.Module.__call__, accelerator)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; lower matrix_lr {schedule.matrix_lr}")
         state["step"] += 1

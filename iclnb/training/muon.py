@@ -41,21 +41,23 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Take one step for every matrix that has a gradient."""
         for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]  # (m, n) each, and so are the next lists'
+            if not moved:
+                continue
+            grads = [p.grad for p in moved]
+            means = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in moved]
+            torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(grads, means, group["momentum"])
+            torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
             waiting: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))  # (m, n)
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                ahead = p.grad.lerp(mean, group["momentum"])  # (m, n)
-                wide = ahead.mT if p.shape[0] > p.shape[1] else ahead  # (short, long)
+            for p, x in zip(moved, ahead, strict=True):
+                wide = x.mT if p.shape[0] > p.shape[1] else x  # (short, long)
                 waiting.setdefault(tuple(wide.shape), []).append((p, wide))
             for some in waiting.values():
                 steps = orthogonalise(torch.stack([wide for _, wide in some]), self.precision)  # (N, short, long)
                 for (p, _), wide in zip(some, steps, strict=True):
                     rows, columns = p.shape
                     step = wide.mT if rows > columns else wide  # (m, n)
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(step, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 

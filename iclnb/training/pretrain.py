@@ -4,6 +4,9 @@
 """
 
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from iclnb.interrupts import noted
 from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
@@ -22,12 +26,14 @@ from iclnb.training.claim import Place, claim
 from iclnb.training.loop import (
     Batch,
     Data,
+    Objective,
     Schedule,
     TrainingError,
     check_identity,
     make_optimizers,
     place,
     share,
+    token_loss,
     train,
     training_step,
     write,
@@ -93,6 +99,7 @@ def pretrain(
     resume: bool = False,
     progress: bool = True,
     device: str | torch.device = "cpu",
+    compile: bool | None = None,
     accelerator: "Accelerator | None" = None,
     force: bool = False,
     **shape: Any,
@@ -106,6 +113,7 @@ def pretrain(
         resume: continue where an earlier call with the same arguments was stopped.
         progress: show a progress bar.
         device: where to train.
+        compile: run the model through torch.compile; None does so on a GPU.
         accelerator: shares the work among processes, as in `train`.
         force: a finished model in `out` may be overwritten.
         shape: entries of GPTConfig that differ from POCKET.
@@ -116,11 +124,12 @@ def pretrain(
         several processes only the first has measurements. Both are empty where `resume` finds the model finished.
 
     Raises:
-        TrainingError: as `train` and `claim` do, or no step to take, or too few rows for the processes.
+        TrainingError: as `train` and `claim` do, or no step to take, or too few rows for the processes, or no compiler.
         OSError: as `claim` does, or as `train` does.
         Stopped: SIGINT or SIGTERM came; the step was finished and kept first.
     """
     config, (rank, processes) = config_for(data, **shape), place(accelerator)
+    compile = to_compile(compile, device)
     if data.steps < 1:
         raise TrainingError(f"steps is {data.steps}; a training has at least 1")
     if processes > (smallest := min(rows for _, rows, _ in data.sizes)):
@@ -144,6 +153,7 @@ def pretrain(
                 measure=data.measure,
                 measure_every=data.every,
                 progress=progress,
+                compile=compile,
                 accelerator=accelerator,
                 stop=stop,
             )
@@ -151,6 +161,19 @@ def pretrain(
         if rank == 0:
             finish(where, model, data.tokenizer, record, found, identity)
     return record, found
+
+
+def to_compile(compile: bool | None, device: str | torch.device) -> bool:
+    """Whether to run a model through torch.compile: as asked for or, if None, on a GPU where that can be done.
+
+    Raises:
+        TrainingError: it is asked for, but there is no C++ compiler, which torch.compile needs.
+    """
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch.compile looks
+    found = shutil.which(compiler) is not None
+    if compile and not found:
+        raise TrainingError(f"compile is True, but torch.compile needs a C++ compiler, and {compiler} is not installed")
+    return found and torch.device(device).type == "cuda" if compile is None else compile
 
 
 def finish(
@@ -185,22 +208,26 @@ def steps_of(tokens: int, data: Data) -> int:
     return max(1, tokens * steps // whole)
 
 
-def steps_in(minutes: float, data: Data, device: str | torch.device = "cpu", **shape: Any) -> int:
-    """How many steps this machine takes in so many minutes, judged by a few on drawn tokens."""
+def steps_in(
+    minutes: float, data: Data, device: str | torch.device = "cpu", compile: bool | None = None, **shape: Any
+) -> int:
+    """How many steps this machine takes in so many minutes, judged by a few on drawn tokens; others as in pretrain."""
     config, generator, seconds = config_for(data, **shape), torch.Generator().manual_seed(0), 0.0
     for n, B, T in data.sizes:
         ids = torch.randint(config.vocab_size, (B, T), generator=generator)  # (B, T)
-        seconds += n * seconds_a_step(config, (ids, ids, torch.ones(B, T)), device)
+        seconds += n * seconds_a_step(config, (ids, ids, torch.ones(B, T)), device, to_compile(compile, device))
     steps = sum(n for n, _, _ in data.sizes)
     return max(1, int(0.9 * 60 * minutes / seconds * steps))  # a tenth is left for measurements
 
 
-def seconds_a_step(config: GPTConfig, batch: Batch, device: str | torch.device) -> float:
+def seconds_a_step(config: GPTConfig, batch: Batch, device: str | torch.device, compile: bool = False) -> float:
     """Seconds a training step takes on this machine: the mean of four, after one that warms up, on a spare model."""
     model, batch = GPT(config).initialise(0).to(device), tuple(tensor.to(device) for tensor in batch)
-    optimizers = make_optimizers(model, Schedule(1))
-    training_step(model, optimizers, batch)
+    optimizers, network = make_optimizers(model, Schedule(1)), Objective(model, token_loss)
+    if compile:
+        network.compile(fullgraph=True)
+    training_step(network, optimizers, batch, nn.Module.__call__)
     started = time.perf_counter()
     for _ in range(4):
-        training_step(model, optimizers, batch)
+        training_step(network, optimizers, batch, nn.Module.__call__)
     return (time.perf_counter() - started) / 4

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from iclnb.interrupts import Stopped
 from iclnb.model.gpt import GPT, GPTConfig
@@ -61,6 +63,60 @@ def test_the_loss_is_the_weighted_mean_over_tokens():
     expected = -(log_probs * weights).sum() / weights.sum()
     found = loop.training_step(model, [], (inputs, targets, weights))
     assert found == pytest.approx(expected.item(), rel=1e-2)  # bfloat16 where the machine has it
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers of 32 bits and more each result of an operation holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
+        self.seen += [x.numel() for x in tensors if x.is_floating_point() and x.element_size() >= 4]
+        return found
+
+
+WORDY = replace(TINY, vocab_size=512, momentum=0.5, learn_momentum=True)  # logits are most of what it computes
+PIECE = 512 * 20  # of the 128 tokens of a batch 20 at a time, and 8
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    monkeypatch.setattr(loop, "has_bf16", lambda device: False)
+    return lambda **shape: GPT(replace(WORDY, **shape)).initialise(0).double()
+
+
+def gradients(objective, model, T=16):
+    inputs, targets, _ = batches(0)
+    weights = torch.rand(8, 16, generator=torch.Generator().manual_seed(0)).double()
+    summed, weight = objective(model, tuple(x[:, :T] for x in (inputs, targets, weights)))
+    return [summed, weight, *torch.autograd.grad(summed, list(model.parameters()))]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_loss_in_pieces_is_the_plain_one_and_never_holds_all_logits(tied, in_float64, monkeypatch):
+    model = in_float64(tie_embeddings=tied)
+    with Sizes() as plain:
+        expected = gradients(loop.token_loss, model)
+    monkeypatch.setattr(loop, "LOGITS", PIECE)
+    with Sizes() as pieces:
+        found = gradients(loop.token_loss, model)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert max(plain.seen) == 128 * 512 and max(pieces.seen) <= PIECE
+
+
+def test_the_whole_loss_compiles_for_any_length(in_float64, monkeypatch):
+    """Without a break, momentum, pieces and the check of lengths included; for a new length too."""
+    monkeypatch.setattr(loop, "LOGITS", 512 * 100)  # pieces of 100 tokens
+    model = in_float64()
+    whole = loop.Objective(model, loop.token_loss)
+    whole.compile(fullgraph=True, backend="aot_eager")
+    for T in (16, 14):
+        found = gradients(lambda model, batch: whole(batch), model, T=T)
+        torch.testing.assert_close(found, gradients(loop.token_loss, model, T=T), rtol=1e-10, atol=1e-10)
 
 
 def test_learning_rate_rises_stays_and_falls():

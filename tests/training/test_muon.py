@@ -34,6 +34,26 @@ def test_steps_equal_torchs_own(precision, tolerance):
         assert (p - q).norm() <= tolerance * (q - x).norm()
 
 
+def test_matrices_of_one_shape_are_one_product_each_by_itself(monkeypatch):
+    """However they lie, upright or not; and the step of each is what it would be alone."""
+    shapes, calls = [(6, 4), (4, 6), (5, 5), (4, 6)], []
+    start, grads = ([torch.randn(*shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
+    monkeypatch.setattr(
+        "iclnb.training.muon.orthogonalise", lambda x, to: calls.append(x.shape) or orthogonalise(x, to)
+    )
+
+    def stepped(*which):
+        parameters = [torch.nn.Parameter(start[i].clone()) for i in which]
+        for i, p in zip(which, parameters, strict=True):
+            p.grad = grads[i].clone()
+        Muon(parameters, lr=0.1, precision=torch.float64).step()
+        return parameters
+
+    together = stepped(0, 1, 2, 3)
+    assert calls == [(3, 4, 6), (1, 5, 5)]
+    torch.testing.assert_close(together, [stepped(i)[0] for i in range(4)], rtol=1e-10, atol=1e-10)
+
+
 def test_a_matrix_without_a_gradient_stays():
     still, moved = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
     moved.grad = torch.ones(2, 3)
