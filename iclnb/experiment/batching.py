@@ -1,15 +1,16 @@
 """How queries become forward passes: what they all open with, which go together, how they fork, and the way back.
 
-Letters: B sequences of a pass, T tokens of the longest.
+Letters: n sequences, B of them in a pass, S tokens of the longest, T with what follows it.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from os.path import commonprefix  # of any sequences, not of paths alone
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from iclnb.attention.softmax import causal_mask
 
@@ -86,29 +87,52 @@ def halving(work: Callable[[Sequence], Any], items: Sequence, most: int) -> tupl
     return results, most
 
 
-def branch(stems: list[list[int]], branches: list[list[int]]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sequences that fork: each stem is followed by every branch, and no branch sees another.
+def pad(sequences: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids (n, S) int64, zeros behind, and lengths (n,) of sequences, which are sent to the device together."""
+    lengths = torch.tensor([len(ids) for ids in sequences])  # (n,)
+    padded = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)  # (n, S)
+    padded[torch.arange(padded.shape[1]) < lengths[:, None]] = torch.tensor(list(chain(*sequences)), dtype=torch.long)
+    return padded.to(device), lengths.to(device)
+
+
+class Branches:
+    """Token ids that follow every sequence of a run in branches, of which none sees another.
 
     Args:
-        stems: token ids of B stems.
-        branches: token ids of the branches, the same after every stem; they may be empty.
-
-    Returns:
-        Token ids, (B, T) int64, padded on the right; the place of each token after its stem's start, (B, T) int64; and
-        which tokens each token sees, (B, 1, T, T) bool, None where nothing forks and the causal order says it all.
+        branches: ids of each; they may be empty.
+        device: where the sequences are, and the branches are kept.
     """
-    flat = [token for tokens in branches for token in tokens]
-    places = torch.tensor([place for tokens in branches for place in range(len(tokens))], dtype=torch.long)
-    number = torch.tensor([i for i, tokens in enumerate(branches, start=1) for _ in tokens], dtype=torch.long)
 
-    def pad(rows: list[Tensor]) -> Tensor:
-        return pad_sequence(rows, batch_first=True, padding_value=0)  # (B, T)
+    def __init__(self, branches: Sequence[list[int]], device: torch.device):
+        flat = [(token, place, i) for i, ids in enumerate(branches, start=1) for place, token in enumerate(ids)]
+        self.length = len(flat)
+        columns = torch.tensor([*flat, (0, 0, 0)], device=device)  # padding behind the last
+        self.tokens, self.places, self.numbers = columns.unbind(1)  # (length + 1,) each
+        self.fork = len({i for _, _, i in flat}) > 1  # else at most one has tokens: it simply continues the stem
 
-    ids = pad([torch.tensor(stem + flat) for stem in stems])  # (B, T)
-    positions = pad([torch.cat([torch.arange(len(stem)), len(stem) + places]) for stem in stems])  # (B, T)
-    if len(set(number.tolist())) <= 1:  # at most one branch with tokens: it simply continues the stem
-        return ids, positions, None
-    segment = pad([torch.cat([torch.zeros(len(stem), dtype=torch.long), number]) for stem in stems])  # (B, T), 0: stem
-    same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
-    of_stem = segment[:, None, :] == 0  # (B, 1, T)
-    return ids, positions, (causal_mask(ids.shape[1]) & (same | of_stem)).unsqueeze(1)  # (B, 1, T, T)
+    def follow(self, stems: Tensor, lengths: Tensor, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The stems, each followed by every branch; made where they are, without a loop over them.
+
+        Args:
+            stems: token ids, (B, S) int64, zeros behind.
+            lengths: of the stems, (B,).
+            multiple: T is one of it.
+
+        Returns:
+            Token ids, (B, T) int64, padded on the right; the place of each token after its stem's start, (B, T) int64;
+            and which tokens each token sees, (B, 1, T, T) bool, None where nothing forks and the causal order says it.
+        """
+        T = -(-(stems.shape[1] + self.length) // multiple) * multiple
+        t = torch.arange(T, device=stems.device)  # (T,)
+        after = t - lengths[:, None]  # (B, T), how far behind the stem
+        which = after.clamp(0, self.length)  # (B, T)
+        of_stem = after < 0  # (B, T)
+        ids = torch.where(of_stem, F.pad(stems, (0, T - stems.shape[1])), self.tokens[which])  # (B, T)
+        behind = torch.where(after < self.length, lengths[:, None] + self.places[which], 0)  # (B, T)
+        positions = torch.where(of_stem, t, behind)  # (B, T)
+        if not self.fork:
+            return ids, positions, None
+        segment = self.numbers[which].masked_fill(of_stem, 0)  # (B, T), 0: stem
+        same = segment[:, :, None] == segment[:, None, :]  # (B, T, T)
+        stem = segment[:, None, :] == 0  # (B, 1, T)
+        return ids, positions, (causal_mask(T, stems.device) & (same | stem)).unsqueeze(1)  # (B, 1, T, T)

@@ -6,14 +6,15 @@ T query tokens.
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from iclnb.experiment.batching import back_in_order, branch, common_opening, halving, neighbours
+from iclnb.experiment.batching import Branches, back_in_order, common_opening, halving, neighbours, pad
+from iclnb.experiment.internals import Internals, Maps
 from iclnb.intervals import Estimate, share
 from iclnb.model.gpt import GPT, Prefix
 from iclnb.model.memory import free_bytes, query_bytes
@@ -25,44 +26,12 @@ from iclnb.tasks.task import Task
 POSITIONS = ("query", "answer")
 BATCH = {"cpu": 64, "cuda": 256}  # queries; larger batches were not faster on a CPU
 PADDING = {"cpu": 128, "cuda": 1024}  # tokens that cost as much as one more pass; on a GPU a guess
+AT_ONCE = ("cpu",)  # devices that finish one pass before they take the next: what is not finite is found there at once
+MULTIPLE = {"cuda": 8}  # of the tokens of a pass: a GPU is slow with odd lengths, and with those that it has not seen
 
 
 class NotFiniteError(ArithmeticError):
     """The model gives log-probabilities that are not finite numbers."""
-
-
-@dataclass
-class Internals:
-    """What the attention layers did at the recorded position of each query, float32 on the CPU.
-
-    Args:
-        output: attention-block output after its projection, before the residual, (n, L, C).
-        scores: for each query, logits of the position to the query's own tokens, (L, H, own tokens), without `<s>`.
-        prefix_scores: logits of the position to each token of the prompt, summed over heads, (n, L, P).
-        query: query vectors, scaled by 1 / sqrt(D), all heads side by side, (n, L, C).
-        dtype: in which the model computed them, and to whose last digits they are therefore exact.
-    """
-
-    output: Tensor
-    scores: list[Tensor]
-    prefix_scores: Tensor
-    query: Tensor
-    dtype: torch.dtype = torch.float32
-
-    def __getitem__(self, rows: Sequence[int]) -> "Internals":
-        """The internals of some of the examples."""
-        index = torch.tensor(rows, dtype=torch.long)
-        scores = [self.scores[i] for i in rows]
-        return Internals(self.output[index], scores, self.prefix_scores[index], self.query[index], self.dtype)
-
-    @staticmethod
-    def join(parts: Sequence["Internals"]) -> "Internals":
-        """The internals of several batches, one behind the other."""
-        scores = [row for part in parts for row in part.scores]
-        output, prefix_scores, query = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("output", "prefix_scores", "query")
-        )
-        return Internals(output, scores, prefix_scores, query, parts[0].dtype)
 
 
 @dataclass
@@ -106,7 +75,10 @@ class Predictions:
 
 @dataclass
 class Batch:
-    """One batch of predictions: `rows` are indices into the evaluation split, the rest is as in Predictions."""
+    """One batch of predictions: `rows` are indices into the evaluation split, the rest is as in Predictions.
+
+    Its tensors are on the model's device, where a GPU may still be at work on them.
+    """
 
     rows: list[int]
     log_probs: Tensor
@@ -162,7 +134,10 @@ def few_shot(
 
 def predict(model: GPT, encoded: EncodedTask, **options: Any) -> Predictions:
     """few_shot for a task that is encoded already; `options` are those of stream."""
-    return collect(list(stream(model, encoded, **options)), encoded)
+    batches = []
+    for batch in stream(model, encoded, **options):
+        batches.append(batch if batch.internals is None else replace(batch, internals=batch.internals.cpu()))
+    return collect(batches, encoded)
 
 
 def check_options(position: str, batch_size: int | None) -> None:
@@ -193,29 +168,86 @@ def stream(
         Batches, whose rows together are 0 .. n - 1.
     """
     check_options(position, batch_size)
-    answers, device = encoded.answers, model.embed_tokens.weight.device
+    device, dtype = model.embed_tokens.weight.device, model.embed_tokens.weight.dtype
     opening = common_opening(encoded.queries)  # O tokens
+    order = sorted(range(len(encoded.queries)), key=lambda i: -len(encoded.queries[i]))
+    # From here on a GPU is sent work, and not waited for before it has all of it.
+    queries = Queries([encoded.queries[i][len(opening) :] for i in order], len(opening), device)
+    answers = Answers(encoded.answers, record and position == "answer", device)
     prefix = model.encode_prefix(torch.tensor([encoded.prompt.prefix + opening], device=device))  # (1, P + O)
-    queries = [query[len(opening) :] for query in encoded.queries]
-    order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
     size, padding = batch_size or BATCH.get(device.type, BATCH["cpu"]), PADDING.get(device.type, PADDING["cpu"])
-    batches = neighbours([len(queries[i]) for i in order], size, padding)
-    most = batch_size or min(size, _fitting(model, prefix, len(queries[order[0]]), answers, record))  # queries a pass
-    at_first = most
+    batches = neighbours(queries.lengths, size, padding)
+    most = batch_size or min(size, _fitting(model, prefix, queries.lengths[0], encoded.answers, record))  # a pass
+    at_first, finite = most, []
 
-    def score(some: list[list[int]]) -> tuple[Tensor, Internals | None]:
-        return _score(model, prefix, some, answers, record, position, len(opening))
+    def score(some: range) -> tuple[Tensor, Internals | None]:
+        return _score(model, prefix, some, queries, answers, record)
 
     for run in tqdm(
         batches, desc=f"{encoded.name}, k = {encoded.prompt.k}", unit="batch", disable=not progress, leave=False
     ):
-        rows = order[run]
-        parts, fitted = halving(score, [queries[i] for i in rows], most)
+        parts, fitted = halving(score, range(run.start, run.stop), most)
         if fitted < most == at_first:
             warnings.warn(f"memory ran out with {most} queries a pass; going on with {fitted}", stacklevel=2)
         most = fitted
         log_probs, internals = zip(*parts, strict=True)
-        yield Batch(rows, torch.cat(log_probs), Internals.join(internals) if record else None)
+        log_probs = torch.cat(log_probs)  # (B, classes)
+        finite.append(log_probs.isfinite().all())  # ()
+        if device.type in AT_ONCE:
+            _check_finite(finite, dtype)
+        yield Batch(order[run], log_probs, Internals.join(internals) if record else None)
+    _check_finite(finite, dtype)
+
+
+def _check_finite(found: list[Tensor], dtype: torch.dtype) -> None:
+    if not torch.stack(found).all():  # a GPU is waited for
+        raise NotFiniteError(
+            f"the model's log-probabilities are not finite in {dtype}; "
+            "its weights may be damaged, or the dtype too narrow for them"
+        )
+
+
+class Queries:
+    """The queries of a run, the longest first, on the model's device.
+
+    Args:
+        sequences: token ids of each, without what all of them open with.
+        opening: how many tokens that is, which the prefix ends with.
+        device: the model's.
+    """
+
+    def __init__(self, sequences: list[list[int]], opening: int, device: torch.device):
+        self.lengths, self.opening = [len(ids) for ids in sequences], opening
+        self.ids, self.ends = pad(sequences, device)  # (n, S), (n,)
+
+
+class Answers:
+    """What is fed after every query so that one pass scores all answers, and where their tokens are then read.
+
+    Args:
+        answers: token ids of each.
+        observed: whether the first answer's end is recorded, and it is therefore fed whole.
+        device: the model's.
+    """
+
+    def __init__(self, answers: list[list[int]], observed: bool, device: torch.device):
+        fed = [answer[:-1] for answer in answers]  # the model is never fed an answer's last token ...
+        if observed:
+            fed[0] = answers[0]  # ... unless that is where it is observed
+        self.branches, self.lengths = Branches(fed, device), [len(answer) for answer in answers]
+        self.observed = len(answers[0]) if observed else 0
+        places, follows, start = [-1], [], 0  # places, from a query's end on, that an answer's token follows
+        for answer, branch in zip(answers, fed, strict=True):
+            follows += [0, *range(len(places), len(places) + len(answer) - 1)]
+            places += range(start, start + len(answer) - 1)
+            start += len(branch)
+        tokens = [token for answer in answers for token in answer]
+        self.places, self.follows, self.tokens = (torch.tensor(x, device=device) for x in (places, follows, tokens))
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Mean log-probability of each answer's tokens, (B, classes), from the logits (B, A, V) at `places`."""
+        found = logits[:, self.follows, self.tokens] - logits.logsumexp(-1)[:, self.follows]  # (B, all answers' tokens)
+        return torch.stack([tokens.mean(-1) for tokens in found.split(self.lengths, dim=1)], dim=1)  # (B, classes)
 
 
 def _fitting(model: GPT, prefix: Prefix, longest: int, answers: list[list[int]], record: bool) -> int:
@@ -228,58 +260,34 @@ def _fitting(model: GPT, prefix: Prefix, longest: int, answers: list[list[int]],
 
 
 def _score(
-    model: GPT,
-    prefix: Prefix,
-    queries: list[list[int]],
-    answers: list[list[int]],
-    record: bool,
-    position: str,
-    opening: int = 0,
+    model: GPT, prefix: Prefix, some: range, queries: Queries, answers: Answers, record: bool
 ) -> tuple[Tensor, Internals | None]:
-    """Mean log-probability of each answer after each query, (B, classes) float32, and internals, from one pass.
-
-    The last `opening` tokens of the prefix are the queries' own, which all of them begin with.
-    """
-    device = model.embed_tokens.weight.device
-    branches = [answer[:-1] for answer in answers]  # the model is never fed an answer's last token ...
-    if record and position == "answer":
-        branches[0] = answers[0]  # ... unless that is where it is observed
-    ids, positions, mask = branch(queries, branches)  # (B, T), (B, T), (B, 1, T, T) or None
-    end = torch.tensor([len(query) - 1 for query in queries])  # (B,) index of each query's last token
-    at = end + len(answers[0]) if position == "answer" else end  # (B,)
-    recorder = Recorder("output", "scores", "query", at=at.to(device)) if record else None
-    mask = None if mask is None else mask.to(device)
-    places, start = [end], end + 1  # start: (B,) index of a branch's first token
-    for answer, tokens in zip(answers, branches, strict=True):
-        places += [start + i for i in range(len(answer) - 1)]
-        start = start + len(tokens)  # (B,)
-    places = torch.stack(places, dim=1).to(device)  # (B, A) that an answer token follows, the query's first
-    hidden = model.hidden(ids.to(device), prefix, recorder, positions, mask, at=places)  # (B, A, C)
-    logits = model.logits(hidden)  # (B, A, V)
-    mass = logits.logsumexp(-1)  # (B, A)
-    columns, used = [], 1
-    for answer in answers:
-        follows = [0, *range(used, used + len(answer) - 1)]
-        columns.append((logits[:, follows, answer] - mass[:, follows]).mean(-1))  # (B,)
-        used += len(answer) - 1
-    scored = torch.stack(columns, dim=1).cpu()  # (B, classes)
-    if not scored.isfinite().all():
-        raise NotFiniteError(
-            f"the model's log-probabilities are not finite in {model.embed_tokens.weight.dtype}; "
-            "its weights may be damaged, or the dtype too narrow for them"
-        )
-    return scored, _internals(recorder, prefix.length - opening, at + opening) if record else None
+    """Mean log-probability of each answer after some of the queries, (B, classes), and internals, from one pass."""
+    rows = slice(some.start, some.stop)
+    stems, lengths = queries.ids[rows, : queries.lengths[some.start]], queries.ends[rows]  # (B, S), (B,)
+    multiple = MULTIPLE.get(stems.device.type, 1)
+    ids, positions, mask = answers.branches.follow(stems, lengths, multiple)  # (B, T), (B, T), (B, 1, T, T) or None
+    at = lengths - 1 + answers.observed  # (B,) the recorded position
+    recorder = Recorder("output", "scores", "query", at=at) if record else None
+    places = lengths[:, None] + answers.places  # (B, A)
+    scored = answers.read(model.logits(model.hidden(ids, prefix, recorder, positions, mask, at=places)))  # (B, classes)
+    if not record:
+        return scored, None
+    own = [length + queries.opening + answers.observed for length in queries.lengths[rows]]
+    return scored, _internals(recorder, prefix.length - queries.opening, at + queries.opening, own)
 
 
-def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:
-    """What a recorder kept of one batch; own tokens stop at the recorded position, since padding follows it."""
+def _internals(recorder: Recorder, P: int, at: Tensor, own: list[int]) -> Internals:
+    """What a recorder kept of one pass; the `own` tokens of a query stop `at` the recorded position, before padding."""
     scores = torch.stack(recorder.layers["scores"], dim=1).float()  # (B, L, H, P + T)
     query = torch.stack(recorder.layers["query"], dim=1).float()  # (B, L, H, D)
+    index = torch.arange(own[0], device=at.device) - own[0] + 1 + at[:, None, None, None]  # (B, 1, 1, T), at comes last
+    padded = scores[..., P:].take_along_dim(index.clamp(min=0), dim=-1).masked_fill(index < 0, 0)  # (B, L, H, T)
     return Internals(
-        output=torch.stack(recorder.layers["output"], dim=1).float().cpu(),  # (B, L, C)
-        scores=[row[:, :, P : P + int(stop) + 1].cpu() for row, stop in zip(scores, at, strict=True)],
-        prefix_scores=scores[..., :P].sum(2).cpu(),  # (B, L, P)
-        query=(query / query.shape[-1] ** 0.5).flatten(2).cpu(),  # (B, L, C)
+        output=torch.stack(recorder.layers["output"], dim=1).float(),  # (B, L, C)
+        scores=Maps(padded, own),
+        prefix_scores=scores[..., :P].sum(2),  # (B, L, P)
+        query=(query / query.shape[-1] ** 0.5).flatten(2),  # (B, L, C)
         dtype=recorder.layers["output"][0].dtype,
     )
 
@@ -287,7 +295,7 @@ def _internals(recorder: Recorder, P: int, at: Tensor) -> Internals:
 def collect(batches: Sequence[Batch], encoded: EncodedTask) -> Predictions:
     """Predictions from all batches of a stream, put back into the order of the evaluation split."""
     back = back_in_order([row for batch in batches for row in batch.rows])  # n
-    log_probs = torch.cat([batch.log_probs for batch in batches])[back].float()  # (n, classes)
+    log_probs = torch.cat([batch.log_probs for batch in batches]).cpu()[back].float()  # (n, classes)
     recorded = batches[0].internals is not None
     internals = Internals.join([batch.internals for batch in batches])[back] if recorded else None
     return Predictions(log_probs, torch.tensor(encoded.labels), encoded.prompt, internals)

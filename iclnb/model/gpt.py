@@ -316,8 +316,8 @@ class GPT(nn.Module):
             ids: (B, T) token ids; shorter sequences are padded on the right with any id.
             prefix: keys and values of tokens that come before every sequence.
             recorder: what to keep of the attention layers.
-            positions: (B, T) int, the place of each token after the prefix, best on the CPU, since they are read here
-                and a GPU would be waited for; None is 0 .. T - 1.
+            positions: (B, T) int, the place of each token after the prefix; None is 0 .. T - 1. How far they reach is
+                checked on the CPU alone: a GPU would be waited for.
             mask: (B, 1, T, T) bool, which tokens of its sequence each token sees; None is itself and the earlier ones.
             recompute: for gradients, keep the input of each block alone and compute the rest again on the way back.
             at: (B, A) int, the only places whose output is wanted; without a recorder the last block skips the rest.
@@ -329,9 +329,10 @@ class GPT(nn.Module):
             ValueError: prefix and sequence together are longer than the model has positions.
         """
         P, T, device = (prefix.length if prefix is not None else 0), ids.shape[1], ids.device
-        length, limit = P + (T if positions is None else int(positions.max()) + 1), self.config.n_positions
-        if length > limit:
-            raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
+        if positions is None or positions.device.type == "cpu":
+            length, limit = P + (T if positions is None else int(positions.max()) + 1), self.config.n_positions
+            if length > limit:
+                raise ValueError(f"a sequence of {length} tokens does not fit the model's {limit} positions")
         positions = torch.arange(T, device=device) if positions is None else positions.to(device)  # (T,) or (B, T)
         x, rotary = self._embed(ids, P + positions)  # (B, T, C)
         for layer, block in enumerate(self.blocks):

@@ -9,7 +9,7 @@ from toys import save_checkpoint, toy_task
 
 from iclnb import few_shot, load, zero_shot
 from iclnb.experiment import predict as prediction
-from iclnb.experiment.batching import branch, neighbours
+from iclnb.experiment.batching import Branches, neighbours, pad
 from iclnb.experiment.predict import NotFiniteError
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.model.memory import query_bytes
@@ -72,13 +72,19 @@ def test_answers_of_one_token_and_of_several_are_both_covered(setting):
     assert 1 in lengths and max(lengths) > 2
 
 
+def follow(stems, branches, multiple=1):
+    """Sequences that fork: each stem, followed by every branch."""
+    device = torch.device("cpu")
+    return Branches(branches, device).follow(*pad(stems, device), multiple)
+
+
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
 def test_branches_do_not_see_each_other(positions):
     """One sequence that forks gives what each branch gives alone, whatever kind of positions the model has."""
     model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=2, n_embd=16, positions=positions)).initialise(0).double()
     stems, branches = [[3, 4, 5, 6], [7, 8]], [[10, 11], [], [12, 13, 14]]
     prefix = model.encode_prefix(torch.tensor([[1, 2, 9]]))
-    ids, places, mask = branch(stems, branches)
+    ids, places, mask = follow(stems, branches)
     forked = model.hidden(ids, prefix, positions=places, mask=mask)  # (B, T, C)
     for row, stem in enumerate(stems):
         start = len(stem)
@@ -96,7 +102,7 @@ GROUPED = {"positions": "rotary", "n_kv_head": 2, "parallel_residual": True}
 @torch.no_grad()
 def test_the_last_block_skips_what_is_not_asked_for(forks, variant):
     model = GPT(GPTConfig(vocab_size=50, n_layer=2, n_head=4, n_embd=16, **variant)).initialise(0).double()
-    ids, positions, mask = branch([[3, 4, 5, 6], [7, 8]], [[10, 11], [], [12, 13, 14]] if forks else [[10, 11]])
+    ids, positions, mask = follow([[3, 4, 5, 6], [7, 8]], [[10, 11], [], [12, 13, 14]] if forks else [[10, 11]])
     at = torch.tensor([[3, 5, 0], [1, 3, 3]])  # (B, A)
     tokens = []
     for block in model.blocks:
@@ -122,9 +128,66 @@ def test_neighbours_are_as_many_as_size_and_padding_allow(size, padding, seed):
         assert len(run) == size or waste + run[0] - following[0] > padding
 
 
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("branches", [[[], []], [[10, 11], [], [12, 13, 14]], [[7]]])
+def test_rows_places_and_masks_are_those_of_a_loop_over_queries(branches, multiple):
+    stems = [[3, 4, 5, 6], [8], [7, 8, 9]]
+    ids, positions, mask = follow(stems, branches, multiple)
+    longest = len(stems[0]) + sum(map(len, branches))
+    assert ids.shape[1] % multiple == 0 and longest <= ids.shape[1] < longest + multiple
+    for row, stem in enumerate(stems):
+        tokens = [(token, place, 0) for place, token in enumerate(stem)]
+        for number, branch in enumerate(branches, start=1):
+            tokens += [(token, len(stem) + place, number) for place, token in enumerate(branch)]
+        tokens += [(0, 0, 0)] * (ids.shape[1] - len(tokens))
+        assert list(zip(ids[row].tolist(), positions[row].tolist(), strict=True)) == [one[:2] for one in tokens]
+        for t, (_, _, number) in enumerate(tokens):
+            for j, (_, _, other) in enumerate(tokens):
+                if mask is not None:
+                    assert mask[row, 0, t, j] == (j <= t and other in (0, number))
+
+
+@pytest.mark.parametrize("name", ["sst2", "sst5"])
+def test_a_gpus_lengths_change_no_number(name, setting, monkeypatch):
+    model, tokenizer = deepcopy(setting[1]).double(), setting[2]
+    options = {"k": 4, "record": True, "position": "answer", "batch_size": 4}
+    plain = few_shot(model, tokenizer, toy_task(name=name), **options)
+    monkeypatch.setitem(prediction.MULTIPLE, "cpu", 8)
+    lengths = fed(monkeypatch)
+    padded = few_shot(model, tokenizer, toy_task(name=name), **options)
+    assert not any(length % 8 for length in lengths[1:])
+    torch.testing.assert_close(padded.log_probs, plain.log_probs, rtol=0, atol=1e-6)
+    for a, b in zip(padded.internals.scores, plain.internals.scores, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("name", ["sst2", "sst5"])
+def test_everything_is_sent_before_anything_is_waited_for(name, record, setting):
+    """On torch's meta device, where no number can be read; the check that all are finite comes last, and wants one."""
+    model, tokenizer = deepcopy(setting[1]).to("meta"), setting[2]
+    encoded = encode_task(model.config, tokenizer, toy_task(evaluation=20, name=name), 4, 1)
+    running = prediction.stream(model, encoded, record=record, batch_size=6)
+    assert sum(len(next(running).rows) for _ in range(4)) == 20
+    with pytest.raises(RuntimeError, match="item"):
+        next(running)
+
+
+def test_what_is_not_finite_is_said_where_it_was_not_waited_for(setting, monkeypatch):
+    model, tokenizer = deepcopy(setting[1]), setting[2]
+    with torch.no_grad():
+        model.final_norm.weight[3] = float("nan")
+    encoded = encode_task(model.config, tokenizer, toy_task(evaluation=20), 4, 1)
+    monkeypatch.setattr(prediction, "AT_ONCE", ())
+    running = prediction.stream(model, encoded, batch_size=6)
+    assert sum(len(next(running).rows) for _ in range(4)) == 20
+    with pytest.raises(NotFiniteError, match="not finite in torch.float32"):
+        next(running)
+
+
 def test_what_does_not_fork_needs_no_mask():
     for branches in ([[], []], [[], [5, 6]]):
-        assert branch([[1, 2], [3]], branches)[2] is None
+        assert follow([[1, 2], [3]], branches)[2] is None
 
 
 def fed(monkeypatch):

@@ -10,7 +10,7 @@ from toys import save_checkpoint, toy_task
 from transformers import AutoModelForCausalLM
 
 from iclnb import few_shot, finetune_attention
-from iclnb.experiment.batching import branch
+from iclnb.experiment.batching import Branches, pad
 from iclnb.model.checkpoints import CheckpointError, load, load_model, save
 from iclnb.model.gpt import GPT, GPTConfig
 
@@ -82,7 +82,7 @@ def test_each_branch_of_a_fork_gives_what_it_gives_alone(momentum, with_prefix):
     model, stems, branches = make(**MOMENTA[momentum]), [[1, 2, 3, 4], [5, 6]], [[7, 8], [9], [10, 11, 12]]
     start = tokens(1, 13).tolist()[0] if with_prefix else []
     prefix = model.encode_prefix(torch.tensor([start])) if with_prefix else None
-    ids, positions, mask = branch(stems, branches)
+    ids, positions, mask = Branches(branches, CPU).follow(*pad(stems, CPU))
     forked = model(ids, prefix, positions=positions, mask=mask)  # (2, T, V)
     for row, stem in zip(forked, stems, strict=True):
         first = len(stem)
