@@ -7,8 +7,8 @@
 DIR holds the six real tasks, as `<task>/<split>.jsonl`. `compare` runs ZSL, FT and ICL with all measures and floors;
 `controls` the untrained model, layer-causal descent, labels that say nothing and other orders; `prompts` accuracy by
 number of demonstrations and by format. Each finished run is kept in --work, so that a command that was stopped goes on
-where it stopped. With --seeds 2 only the runs of the first two seeds are made; a later call adds the others. Delete a
-file of records to make it anew.
+where it stopped. With --seeds 2 only the runs of the first two seeds are made; a later call adds the others. With
+--finished nothing is run, and what is finished is written. Delete a file of records to make it anew.
 """
 
 import argparse
@@ -56,19 +56,23 @@ class Experiment:
         data: folder of the six tasks.
         work: folder of the finished runs.
         known: records that are there already.
+        finished: run nothing; a run that is not finished has no record.
     """
 
-    def __init__(self, data: Path, work: Path, known: Sequence[dict[str, Any]] = ()):
+    def __init__(self, data: Path, work: Path, known: Sequence[dict[str, Any]] = (), finished: bool = False):
         self.model, self.tokenizer = load(MODEL, device="cpu", dtype="float32")
-        self.data, self.results, self.known = data, Results(work), known
+        self.data, self.results, self.known, self.finished = data, Results(work), known, finished
         self.task, self.asked = cache(self._task), cache(self._asked)
 
-    def stored(self, kind: str, task: str, compute: Callable[[], dict], **which: Any) -> dict[str, Any]:
+    def stored(self, kind: str, task: str, compute: Callable[[], dict], **which: Any) -> dict[str, Any] | None:
         """A record, found by its kind, task and whatever tells it from others, or else computed and timed."""
         config = {"kind": kind, "task": task, "n": N, "model": MODEL} | which
         for record in self.known:
             if config.items() <= record.items():
                 return record
+
+        if self.finished:
+            return self.results.find(config)
 
         def timed() -> dict[str, Any]:
             start = time.process_time()
@@ -230,13 +234,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the six tasks")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds")
+    parser.add_argument("--finished", action="store_true", help="run nothing, write what is finished")
     parser.add_argument("--work", type=Path, default=Path("build/english"), help="folder of the finished runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the records")
     options = parser.parse_args(arguments)
     files, records = [options.out / f"{name}.json" for name in COMMANDS], []
     known = [record for file in files if file.is_file() for record in json.loads(file.read_text())["records"]]
-    experiment = Experiment(options.data, options.work, known)
-    for record in COMMANDS[options.command](experiment, SEEDS[: options.seeds]):
+    experiment = Experiment(options.data, options.work, known, options.finished)
+    for record in filter(None, COMMANDS[options.command](experiment, SEEDS[: options.seeds])):
         records.append(rounded(record))
         which = " ".join(str(record[name]) for name in ("kind", "task", "seed", "order", "k") if name in record)
         print(f"{time.strftime('%H:%M')} {which}: {record['cpu_seconds']} s", flush=True)

@@ -35,8 +35,8 @@ def recipe(tmp_path, monkeypatch):
     return recipe
 
 
-def make(recipe, data, tmp_path, command, seeds=1):
-    arguments = ["--data", data, "--work", tmp_path / "work", "--out", tmp_path / "out", "--seeds", seeds]
+def make(recipe, data, tmp_path, command, *more, seeds=1):
+    arguments = ["--data", data, "--work", tmp_path / "work", "--out", tmp_path / "out", "--seeds", seeds, *more]
     recipe.main([command, *map(str, arguments)])
 
 
@@ -85,6 +85,15 @@ def test_what_is_finished_is_not_computed_again(recipe, data, tmp_path, monkeypa
         gone.unlink()
         make(recipe, data, tmp_path, "compare")
     assert (tmp_path / "out" / "compare.json").read_bytes() == before
+
+
+def test_what_is_finished_can_be_written_alone(recipe, data, tmp_path):
+    make(recipe, data, tmp_path, "prompts")
+    file, (first, *others) = tmp_path / "out" / "prompts.json", sorted((tmp_path / "work").iterdir())
+    for gone in (file, *others):
+        gone.unlink()
+    make(recipe, data, tmp_path, "prompts", "--finished")
+    assert json.loads(file.read_text())["records"] == [recipe.rounded(json.loads(first.read_text())["record"])]
 
 
 def test_the_records_that_come_with_iclnb_are_whole():
