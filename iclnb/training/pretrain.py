@@ -187,7 +187,9 @@ def finish(
     else:  # an earlier model's
         (where.out / "perplexity.csv").unlink(missing_ok=True)
     write(where.out / "training.json", json.dumps(identity, indent=1).encode())
-    for file in (where.checkpoint, where.folder / "training.csv", *where.folder.glob("*.part")):  # a kill leaves a part
+    written = ("training.csv", "perplexity.csv", "training.json")
+    parts = [part for name in written for part in where.out.glob(f"{name}.*.part")]  # which a kill leaves
+    for file in (where.checkpoint, where.folder / "training.csv", *where.folder.glob("*.part"), *parts):
         file.unlink(missing_ok=True)
 
 

@@ -2,12 +2,10 @@
 
 import csv
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -156,20 +154,10 @@ def undisturbed(worker, text, tmp_path_factory):
     return options, out
 
 
-def test_a_killed_training_resumes_to_the_same_bytes(undisturbed, worker, tmp_path):
-    options, whole = undisturbed
-    out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, worker, *options, "--out", out], cwd=ROOT)
-    checkpoint = tmp_path / "killed.training" / "checkpoint.pt"
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.002)
-    time.sleep(0.1 * random.random())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run([sys.executable, worker, *options, "--resume", "--out", out], cwd=ROOT, check=True)
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "training.csv", "perplexity.csv"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
-    assert not checkpoint.parent.exists()
+def test_trainings_that_are_killed_or_meet_or_find_the_disk_full_end_in_the_same_bytes(text, tmp_path):
+    script = Path(__file__).with_name("killed.py")
+    done = subprocess.run([sys.executable, script, tmp_path, text, "4"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and " of 4 killed before their end" in done.stdout, done.stderr
 
 
 def test_two_processes_take_the_steps_that_one_takes_on_the_whole_batch(undisturbed, worker, tmp_path):
