@@ -117,7 +117,7 @@ def find_folder(name: str | Path, revision: str = "main") -> Path:
             raise CheckpointError(f"{name} is not in {folder} yet; this fetches it: python -m iclnb fetch {name}")
         return folder
     if os.path.exists(place := local_path(name)):  # unlike Path's, for any name
-        for file in damaged(place) if place.is_dir() else ():
+        for file in damaged(place) if place.is_dir() else []:
             raise CheckpointError(f"{blob_of(file)}, which is {file}, is damaged; delete it, and fetch the model again")
         return place
     hub_id = HUB_IDS.get(str(name), str(name))
@@ -180,7 +180,7 @@ def _open_checkpoint(place: Path) -> "Folder | GGUFFile":
         return Folder(place)
     from iclnb.model.gguf_files import GGUFFile  # its package takes long to import, and most models do without
 
-    check(file)
+    check(file.resolve() if file == place else file)  # a link that the user names is followed
     return GGUFFile(file)
 
 

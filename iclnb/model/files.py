@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ class Folder:
 
     def __init__(self, folder: Path):
         self.place, self.said_in = folder, folder / CONFIG
-        if not self.said_in.is_file():
+        if not os.path.isfile(self.said_in):
             raise CheckpointError(f"{folder} holds no config.json (a save that is cut short leaves a folder so)")
         self.config = read_json(self.said_in)
 
@@ -48,9 +47,9 @@ class Folder:
     def files(self) -> dict[str, Path]:
         """Tensor name -> file, for one model.safetensors, which is preferred, or for shards with an index."""
         single, index = self.place / SINGLE, self.place / INDEX
-        if single.is_file():
+        if os.path.isfile(single):
             files = [single]
-        elif index.is_file():
+        elif os.path.isfile(index):
             files = [self.place / name for name in shards_of(index)]
         else:
             raise CheckpointError(f"{self.place} holds no model.safetensors (pickled .bin files are never loaded)")
@@ -119,7 +118,8 @@ def check(file: Path) -> None:
     Raises:
         CheckpointError: one of these does not hold.
     """
-    if file.is_symlink() and blob_of(file) is None and not file.resolve().is_relative_to(file.parent.resolve()):
+    real, folder = os.path.realpath(file), os.path.realpath(file.parent)
+    if file.is_symlink() and blob_of(file) is None and not Path(real).is_relative_to(folder):
         raise CheckpointError(f"{file} is a link out of its folder, to {os.readlink(file)}; put the file itself there")
     try:
         with file.open("rb") as opened:
@@ -152,14 +152,12 @@ def _is_read(file: Path) -> bool:
     return file.name in (CONFIG, INDEX, *TOKENIZER) or file.suffix == ".safetensors"
 
 
-def damaged(folder: Path) -> Iterator[Path]:
+def damaged(folder: Path) -> list[Path]:
     """The files that load reads of a snapshot in the Hub's cache that hold other bytes than the Hub's name says."""
-    for file in sorted(folder.iterdir()):
-        try:
-            if _is_read(file) and is_damaged(file):
-                yield file
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read ({error.strerror})") from error
+    try:
+        return [file for file in sorted(folder.iterdir()) if _is_read(file) and is_damaged(file)]
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder} cannot be read ({error.strerror})") from error
 
 
 def is_damaged(file: Path) -> bool:
@@ -168,15 +166,12 @@ def is_damaged(file: Path) -> bool:
     The Hub names a large file by its SHA-256, a small one as git does. A file under another name is not judged.
     """
     blob = blob_of(file)
-    if blob is None or not file.exists():
+    if blob is None or not blob.exists():
         return False
     if re.fullmatch("[0-9a-f]{64}", blob.name):
         return sha256_of(blob) != blob.name
     if re.fullmatch("[0-9a-f]{40}", blob.name):
         held = blob.read_bytes()
-        as_git = b"blob %d\0%b" % (len(held), held)
-        return blob.name not in (
-            hashlib.sha1(as_git).hexdigest(),
-            hashlib.sha1(held).hexdigest(),
-        )  # mirrors: the latter
+        forms = b"blob %d\0%b" % (len(held), held), held  # the Hub's own; some mirrors'
+        return blob.name not in [hashlib.sha1(form).hexdigest() for form in forms]
     return False

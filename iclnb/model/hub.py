@@ -138,10 +138,10 @@ def _wait_of(response: Any) -> float:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and what it came from, as the client says; not what else was being handled."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def _response_of(error: Exception) -> Any:

@@ -243,6 +243,14 @@ def test_a_pointer_in_the_place_of_a_gguf_file_is_said(tmp_path):
             load(place)
 
 
+def test_links_that_lead_nowhere_are_said(checkpoint):
+    for name in "vocab.json", SINGLE, "config.json":
+        (checkpoint / name).unlink()
+        (checkpoint / name).symlink_to(name)
+        with pytest.raises(CheckpointError, match="cannot be read|holds no"):
+            load(checkpoint, device="cpu")
+
+
 @pytest.mark.parametrize("name", ["plain/config.json", "plain/vocab.json", "plain/" + SINGLE, "fast/tokenizer.json"])
 def test_a_link_out_of_the_folder_is_not_followed_and_one_inside_is(name, kinds, tmp_path):
     file = kinds / name
