@@ -253,7 +253,7 @@ def test_a_config_that_is_no_object_is_refused(raw):
 DEEP = json.loads("[" * 900 + "]" * 900)
 
 
-@pytest.mark.parametrize("value", ["long " * 10**5, [DEEP] * 10**3, {"x": DEEP}, list(range(-(10**5), 0))])
+@pytest.mark.parametrize("value", ["long " * 10**5, [DEEP] * 10**3, {"rope_type": DEEP}, list(range(-(10**5), 0))])
 @pytest.mark.parametrize("entry", ["hidden_size", "hidden_act", "rope_parameters", "eos_token_id", "model_type"])
 def test_a_message_stays_short_whatever_the_value(entry, value, folders):
     raw = json.loads((folders["llama"] / "config.json").read_text())
@@ -292,7 +292,7 @@ def changes(draw):
     return kind, {entry: draw(ROPES | JSON if entry.startswith("rope") else NEAR | JSON) for entry in entries}
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(changed=changes())
 def test_any_value_is_read_rightly_or_refused_in_one_sentence(changed, folders, tmp_path_factory):
     kind, entries = changed
