@@ -169,6 +169,17 @@ def test_rotary_bases_are_found_where_transformers_finds_them(kind, older, folde
     assert config.rotary_fraction == theirs.get("partial_rotary_factor", 1)
 
 
+@pytest.mark.parametrize("inside, outside", [(8, None), (None, 8), (8, 16), (None, None)])
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_older_files_slow_rotary_positions_down_too(kind, inside, outside, edited):
+    rule = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    length = "original_max_position_embeddings"
+    said = {"rope_theta": 50.0, "rope_scaling": rule | ({} if inside is None else {length: inside})}
+    folder = edited(kind, absent=["rope_parameters"], **said | ({} if outside is None else {length: outside}))
+    assert_logits_equal_transformers(folder)
+    assert load_model(folder, CPU, torch.float32).config.rotary_scaling is not None
+
+
 def special_tokens(folder):
     config = load_model(folder, CPU, torch.float32).config
     return config.bos_token_id, config.eos_token_id
