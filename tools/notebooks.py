@@ -9,13 +9,14 @@ All take notebooks to work on; with none named, all of them, in reading order. A
 are cores, one thread each. `test --lowest` and `test --threads 2` do what other machines do, which round otherwise:
 they keep to the oldest instructions that torch knows, and take another number of threads.
 
-Notebooks run with the Python that runs this, whatever kernels are installed, and with no setting of the user's, since
-Jupyter, IPython and matplotlib have their home in a temporary folder.
+Notebooks run with the Python that runs this, whatever kernels are installed, and with no setting of the user's for
+Jupyter, IPython and matplotlib.
 """
 
 import argparse
 import asyncio
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -51,23 +52,9 @@ KEPT_CELL_METADATA = {"tags", "jupyter"}  # "jupyter" can hide a solution's sour
 # For torch, oneDNN and MKL a processor of 2008, on which each of them rounds its sums in another order.
 LOWEST = {"ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 # What the user's environment says of the model, of Jupyter, IPython and matplotlib, and of what Python runs first.
-FORGOTTEN = (
-    "ICLNB_MODEL",
-    "ICLNB_MODELS",
-    "ICLNB_DATA",
-    "JUPYTER_PATH",
-    "JUPYTER_CONFIG_PATH",
-    "MATPLOTLIBRC",
-    "PYTHONSTARTUP",
-)
-FOLDERS = (
-    "ICLNB_RESULTS",
-    "IPYTHONDIR",
-    "JUPYTER_CONFIG_DIR",
-    "JUPYTER_DATA_DIR",
-    "JUPYTER_RUNTIME_DIR",
-    "MPLCONFIGDIR",
-)
+FORGOTTEN = ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP")
+FOLDERS = ("ICLNB_RESULTS", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+DEFAULTS = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-data") / "matplotlibrc"
 INLINE = "module://matplotlib_inline.backend_inline"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(interactive: run the notebook to use it)"
@@ -147,15 +134,19 @@ class ThisPython(AsyncKernelManager):
 def use_embedded_tier(place, threads):
     """Makes the kernels started from here see the embedded model and data alone, with no network and no progress bars.
 
-    `place` is an empty folder: for stored results, so that every number is computed anew, and as the home of Jupyter,
-    IPython and matplotlib, so that nothing of the user's decides. `threads` is 1 but for a test: pocket-gpt is too
-    small to gain from a second one, and the cores are better used for a second notebook.
+    `place` is an empty folder: for stored results, so that every number is computed anew, and for Jupyter and IPython,
+    so that nothing of the user's decides. `threads` is 1 but for a test: pocket-gpt is too small to gain from a second
+    one, and the cores are better used for a second notebook.
     """
     for name in FORGOTTEN:
         os.environ.pop(name, None)
-    os.environ.update({name: str(Path(place, name.lower())) for name in FOLDERS}, MPLBACKEND=INLINE)
-    if os.path.expanduser("~") == "~":  # a user without a home
+    os.environ.update({name: str(Path(place, name.lower())) for name in FOLDERS})
+    os.environ.update(MPLBACKEND=INLINE, MATPLOTLIBRC=str(DEFAULTS))
+    home = os.path.expanduser("~")
+    if home == "~":  # a user without one
         os.environ["HOME"] = place
+    if not (os.path.isdir(home) and os.access(home, os.W_OK)):  # else matplotlib's list of fonts stays where it is
+        os.environ["MPLCONFIGDIR"] = place
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="passive")  # a thread that waits takes no core
 
