@@ -1,12 +1,13 @@
 """Grids: what a setting computes, what is refused, and that no kill loses, doubles or changes a result."""
 
 import dataclasses
+import io
 import json
 import os
 import random
-import shutil
 import signal
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import dask
@@ -16,9 +17,9 @@ import pandas as pd
 import pytest
 import torch
 from distributed.utils import get_mp_context
-from safetensors.torch import load_file, save_file
 
 import iclnb
+from iclnb import __main__ as cli
 from iclnb.experiment import grid, selection
 from iclnb.experiment.grid import Setting, run_grid, run_setting
 from iclnb.experiment.results import Results
@@ -43,28 +44,6 @@ def write_task(folder: Path, train: int, evaluation: int) -> None:
         texts = (example.text.removeprefix("Sentence: ").removesuffix(" Label:") for example in examples)
         rows = [json.dumps({"sentence": text, "label": e.label}) for text, e in zip(texts, examples, strict=True)]
         (folder / "sst2" / f"{split}.jsonl").write_text("\n".join(rows))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a checkpoint, a task of 20 training examples, one of three rows, and room for markers."""
-    folder = tmp_path_factory.mktemp("grid")
-    write_model(folder / "model")
-    write_task(folder / "data", 20, 9)
-    write_task(folder / "three", 3, 3)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def forget():
-    """What a new process does; a test may call it again."""
-
-    def clear():
-        for cached in (grid._held.clear, grid._sources.clear, grid._load_task.cache_clear):
-            cached()
-
-    clear()
-    return clear
 
 
 def setting(place, method="ft", **options):
@@ -270,135 +249,6 @@ def test_nothing_stored_is_computed_again_and_nothing_else_is_taken_for_it(place
     assert len(results.table()) == 4
 
 
-def edit(file: Path, change) -> None:
-    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}  # no part of the file
-    change(tensors)
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-def zero_values(tensors):
-    for name, tensor in tensors.items():
-        if name.endswith("v_proj.weight"):
-            tensor[1:] = 0
-
-
-def one_bit(tensors):
-    tensor = tensors["model.layers.1.fc2.weight"]  # (C, 4 C)
-    tensor.view(torch.int32)[-1, -1] ^= 1
-
-
-def swap_merges(file: Path) -> None:
-    first, *lines = file.read_text().splitlines()
-    file.write_text("\n".join([first, *reversed(lines)]) + "\n")  # as long as before
-
-
-def one_letter(file: Path) -> None:
-    """Another text of the same length, at the same time as far as the file says."""
-    before = file.stat()
-    file.write_text(file.read_text().replace("warm", "worm"))
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-CHANGES = {
-    "values": ("weights", "model/model.safetensors", lambda file: edit(file, zero_values)),
-    "one bit": ("weights", "model/model.safetensors", lambda file: edit(file, one_bit)),
-    "configuration": (
-        "weights",
-        "model/config.json",
-        lambda file: file.write_text(file.read_text().replace('"scale_embedding": true', '"scale_embedding": false')),
-    ),
-    "tokenizer": ("tokenizer", "model/merges.txt", swap_merges),
-    "training examples": ("examples", "data/sst2/train.jsonl", one_letter),
-    "evaluation examples": ("examples", "data/sst2/validation.jsonl", one_letter),
-}
-
-
-@pytest.mark.parametrize("linked", [False, True], ids=["folder", "link"])
-@pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_in_a_file_changes_the_key_and_the_answer_in_the_same_process(change, linked, place, tmp_path):
-    key, name, make = CHANGES[change]
-    there = tmp_path / "there"
-    shutil.copytree(place, there)
-    if linked:
-        (tmp_path / "link").symlink_to(there)
-    one, results = setting(tmp_path / ("link" if linked else "there"), seed=2), Results(tmp_path / "results")
-    first, losses = grid.configuration(one), run_grid([one], results).losses[0]
-    make(there / name)
-    second = grid.configuration(one)
-    assert {entry for entry in first if first[entry] != second[entry]} == {key}
-    again = run_grid([one], results).losses[0]
-    assert len(results.table()) == 2, "computed, not found"
-    fresh = run_setting(dataclasses.replace(one, model=str(there / "model"), source=str(there / "data")))["losses"]
-    assert again == fresh and (again != losses or change == "evaluation examples" or change == "one bit")
-
-
-def test_a_link_that_points_elsewhere_is_another_model(place, tmp_path):
-    write_model(tmp_path / "other", 1)
-    link = tmp_path / "model"
-    link.symlink_to(place / "model")
-    one = dataclasses.replace(setting(place), model=str(link))
-    first = grid.configuration(one)
-    link.unlink()
-    link.symlink_to(tmp_path / "other")
-    assert grid.configuration(one)["weights"] != first["weights"]
-
-
-def test_a_name_means_what_it_means_where_and_when_it_is_used(place, tmp_path, monkeypatch):
-    """A relative path in another folder, and "auto" under another environment."""
-    write_model(tmp_path / "model", 1)
-    write_task(tmp_path / "data", 20, 8)
-    relative = Setting("model", "sst2", "icl", source="data", k=2)
-    auto = Setting("auto", "sst2", "icl", k=2)
-    found = {}
-    for folder in (place, tmp_path):
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("ICLNB_MODEL", str(folder / "model"))
-        monkeypatch.setenv("ICLNB_DATA", str(folder / "data"))
-        found[folder] = [grid.configuration(one) for one in (relative, auto)]
-    for one, other in zip(*found.values(), strict=True):
-        assert one["weights"] != other["weights"] and one["examples"] != other["examples"]
-
-
-def test_a_model_that_somebody_changed_in_memory_is_not_what_its_name_means(place, tmp_path):
-    one, results = setting(place), Results(tmp_path / "results")
-    model, _ = grid.loaded(one.model)
-    for block in model.blocks:
-        block.attn.v_proj.weight.data[1:] = 0  # in a way that autograd does not count
-    changed = run_grid([one], results).losses[0]
-    assert changed == run_grid([one], Results(tmp_path / "other")).losses[0]
-    model, tokenizer = grid.loaded(one.model)
-    tokenizer.add_tokens(["warm"])
-    assert run_grid([one], Results(tmp_path / "third")).losses[0] == changed
-    assert grid.loaded(one.model)[0] is not model
-
-
-def test_a_file_that_is_written_over_changes_no_model_in_memory(place, tmp_path):
-    shutil.copytree(place / "model", tmp_path / "model")
-    model, _ = grid.loaded(str(tmp_path / "model"), "cpu", "float32")
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    with (tmp_path / "model/model.safetensors").open("r+b") as file:
-        file.seek(10_000)
-        file.write(bytes(100_000))
-    assert all(p.equal(before[name]) for name, p in model.named_parameters())
-    (tmp_path / "model/model.safetensors").write_bytes(b"")  # reading what is no longer there would kill the process
-    assert all(p.equal(before[name]) for name, p in model.named_parameters())
-
-
-def test_what_is_unchanged_is_loaded_once_in_a_process(place, tmp_path, monkeypatch):
-    times = []
-    monkeypatch.setattr(grid, "load", lambda *args: times.append(args) or iclnb.load(*args))
-    for folder in ("one", "two"):
-        run_grid([setting(place, seed=seed) for seed in (1, 2)], Results(tmp_path / folder))
-    assert len(times) == 1
-    other = setting(place)
-    write_model(tmp_path / "model", 1)
-    settings = [other, dataclasses.replace(other, model=str(tmp_path / "model"))] * 2
-    run_grid(settings, Results(tmp_path / "one"))
-    times.clear()
-    run_grid(settings, Results(tmp_path / "one"))
-    assert not times, "all is stored, so nothing needs to be loaded"
-
-
 def test_device_and_batches_are_no_part_of_what_a_record_is_found_by_and_the_dtype_is(place):
     one = setting(place)
     assert grid.configuration(one) == grid.configuration(dataclasses.replace(one, device="cpu", batch_size=3))
@@ -429,6 +279,45 @@ def processes():
         slow_to_import = ["torch._dynamo", "transformers.models.gpt2.tokenization_gpt2"]  # what iclnb.load brings in
         context.set_forkserver_preload(["distributed", "test_grid", *slow_to_import])
         yield context
+
+
+def run_table(place, out):
+    options = {"model": place / "model", "source": place / "data", "task": "sst2", "k": 4, "lr": 0.05, "out": out}
+    with redirect_stdout(io.StringIO()):
+        assert cli.main(["table", "--quiet", *(f"--{name}={value}" for name, value in options.items())]) == 0
+
+
+def run_settings(place, out):
+    run_grid([setting(place, seed=seed, lr=lr) for seed in range(1, 6) for lr in (0.01, 0.05)], Results(out))
+
+
+@pytest.mark.parametrize("work", [run_table, run_settings])
+def test_killed_at_any_moment_the_same_bytes_come_out(work, place, tmp_path, processes):
+    rng = random.Random(7)
+
+    def run(out, seconds=None):
+        """Whether the work came to its end, and how long it took."""
+        start, process = time.monotonic(), processes.Process(target=work, args=(place, out))
+        process.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode == 0, time.monotonic() - start
+
+    def stored(out):
+        return {file.name: file.read_bytes() for file in out.glob("*") if file.suffix != ".part"}
+
+    run(tmp_path / "first")  # which also starts the process that all others are forked from
+    (done, seconds), kills, folders = run(tmp_path / "undisturbed"), 0, 1
+    assert done and stored(tmp_path / "undisturbed") == stored(tmp_path / "first")
+    while kills < 5:
+        out = tmp_path / str(folders)
+        if run(out, rng.uniform(0, seconds))[0]:
+            assert stored(out) == stored(tmp_path / "undisturbed")
+            folders += 1
+        else:
+            kills += 1
+    assert run(out)[0] and stored(out) == stored(tmp_path / "undisturbed")
 
 
 def test_a_grid_killed_three_times_ends_in_the_table_of_an_undisturbed_one(place, tmp_path, processes):
