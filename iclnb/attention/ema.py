@@ -7,6 +7,7 @@ kernel (ema_triton.py) is the loop on a GPU, many segments of T at once. Letters
 Source: Dai et al. 2023, section 5.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -198,7 +199,15 @@ def lags(T: int, device: torch.device) -> Tensor:
 # `chunked` or the kernel with a gradient of its own, so that little more than v is kept, and torch.compile can take it.
 
 
-@torch.library.custom_op("iclnb::momentum_sum", mutates_args=())
+def operator(function: Callable) -> Callable:
+    """A function as one operator of torch; torch.library.custom_op would import the compiler at the first call."""
+    name = f"iclnb::{function.__name__}"
+    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(name, "default", function)
+    return getattr(torch.ops.iclnb, function.__name__)
+
+
+@operator
 def momentum_sum(
     v: Tensor, eta: Tensor, state: Tensor | None, onto: Tensor | None, kernel: bool
 ) -> tuple[Tensor, Tensor]:
@@ -211,8 +220,8 @@ def momentum_sum(
         kernel: as in exponential_sum.
     """
     out, states = momentum_sum_empty(v, eta, state, onto, kernel)
-    if triton := takes_kernel(v, kernel):
-        triton.forward(v, eta, state, onto, out)
+    if kernels := takes_kernel(v, kernel):
+        kernels.forward(v, eta, state, onto, out)
         return out, states
     with torch.autocast(v.device.type, enabled=False):  # a mixed-precision context would round the sums to 16 bits
         weights, carry = chunk_weights(eta, v), first(v, state)  # (B, H, C + 1, C + 1), (B, H, 1, D)
@@ -225,21 +234,21 @@ def momentum_sum(
     return out, states
 
 
-@momentum_sum.register_fake
+@torch.library.register_fake("iclnb::momentum_sum")
 def momentum_sum_empty(v, eta, state, onto, kernel):
     """Memory for the results."""
     N = 0 if takes_kernel(v, kernel) else max(1, -(-v.shape[-2] // CHUNK))
     return torch.empty_like(v), widen(v.new_empty(*v.shape[:2], N, v.shape[-1]))
 
 
-@torch.library.custom_op("iclnb::momentum_sum_backward", mutates_args=())
+@operator
 def momentum_sum_backward(
     g: Tensor, v: Tensor, eta: Tensor, state: Tensor | None, states: Tensor, learned: bool, kernel: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of v, of eta where `learned`, and of the state, for that of the sums, g (B, H, T, D)."""
     dv, deta, dstate = momentum_sum_backward_empty(g, v, eta, state, states, learned, kernel)
-    if triton := takes_kernel(v, kernel):
-        triton.backward(g, v, eta, state, dv, deta if learned else None, dstate)
+    if kernels := takes_kernel(v, kernel):
+        kernels.backward(g, v, eta, state, dv, deta if learned else None, dstate)
         return dv, deta, dstate
     with torch.autocast(v.device.type, enabled=False):
         weights, carry = chunk_weights(eta, v), first(v, None)  # (B, H, C + 1, C + 1), (B, H, 1, D): of the next state
@@ -260,7 +269,7 @@ def momentum_sum_backward(
     return dv, deta, dstate
 
 
-@momentum_sum_backward.register_fake
+@torch.library.register_fake("iclnb::momentum_sum_backward")
 def momentum_sum_backward_empty(g, v, eta, state, states, learned, kernel):
     """Memory for the results."""
     return torch.empty_like(v), torch.empty_like(eta), widen(v.new_empty(*v.shape[:2], v.shape[-1]))
@@ -280,7 +289,7 @@ def gradients(ctx, g, _):
     return dv, deta if learned else None, dstate.to(state.dtype) if stateful else None, g if added else None, None
 
 
-momentum_sum.register_autograd(gradients, setup_context=setup_context)
+torch.library.register_autograd("iclnb::momentum_sum", gradients, setup_context=setup_context)
 
 
 def takes_kernel(v: Tensor, kernel: bool) -> Any:

@@ -102,6 +102,20 @@ def test_a_text_alone_is_enough(text, tmp_path, small, monkeypatch, capsys):
     assert "say how far with --tokens or --minutes" in capsys.readouterr().err
 
 
+def test_compiling_is_passed_on_and_needs_a_compiler(text, tmp_path, small, monkeypatch, capsys):
+    given, arguments = [], ["pretrain", "--text", str(text), "--out", str(tmp_path / "model"), *SMALL]
+    monkeypatch.setattr(cli, "pretrain", lambda *_, compile, **__: given.append(compile) or ([], []))
+    monkeypatch.setattr(cli, "steps_in", lambda minutes, data, device, compile, **shape: given.append(compile) or 1)
+    for options in ([], ["--compile"], ["--no-compile", "--minutes", "1"]):
+        assert cli.main([*arguments, *options]) == 0
+    assert given == [None, True, False, False]
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert cli.main([*arguments, "--compile", "--tokens", "96"]) == 2
+    assert "compile is True, but torch.compile needs a C++ compiler, and no-such-compiler is" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_text_it_trains_pocket_gpt(tmp_path, small, monkeypatch):
     monkeypatch.setattr(pretrain, "Measurement", lambda tokenizer: lambda model: {})
     out = tmp_path / "model"

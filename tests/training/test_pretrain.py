@@ -77,6 +77,12 @@ def test_a_training_without_a_length_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("found, asked, expected", [(True, None, True), (False, None, False), (False, False, False)])
+def test_a_gpu_compiles_unless_told_not_to_or_without_a_compiler(found, asked, expected, monkeypatch):
+    monkeypatch.setattr(pretrain.shutil, "which", lambda name: name if found else None)
+    assert pretrain.to_compile(asked, "cuda") is expected and pretrain.to_compile(asked, "cpu") is False
+
+
 # ------------------------------------------------------------------------------------------------- the shipped model
 
 
