@@ -15,6 +15,8 @@ from torch import Tensor
 from iclnb.attention.softmax import causal_mask
 
 NO_ROOM = ("can't allocate memory", "could not create a primitive", "bad_alloc")  # on a CPU: torch, oneDNN, C++
+AT_ONCE = ("cpu",)  # devices that finish one pass before they take the next: what is not finite is found there at once
+MULTIPLE = {"cuda": 8}  # of the tokens of a pass: a GPU is slow with odd lengths, and with those that it has not seen
 
 
 def common_opening(queries: list[list[int]]) -> list[int]:

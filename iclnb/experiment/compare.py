@@ -18,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclnb.experiment.predict import Internals, Predictions
+from iclnb.experiment.internals import Internals, aligned
+from iclnb.experiment.predict import Predictions
 
 KENDALL_EXAMPLES = 100  # the paper ranks demonstrations for the first 100 evaluation examples
 FORMS = ("normalised", "unnormalised", "projected")  # of an update of the attention output
 LEVELS = ("tokens", "demonstrations")  # that Kendall's tau ranks
 LONG = 512  # entries, of which all pairs are no longer cheap
-PAIRS = 2**21  # that are held at once
+PAIRS = {"cpu": 2**21, "cuda": 2**25}  # that are held at once
+WIDE = {"cpu": torch.float64}  # in which a measure is taken where the internals are; elsewhere float32
 TINY = 1e-20
 ANGLES = 1e-4  # of a vector's length: what rotary angles, float32 in every dtype, may turn differently further along
 DIGITS = 8  # last digits of a dtype by which a vector may differ for no other reason than rounding
@@ -90,22 +92,30 @@ def sim_aou_random(
         (n, L) float64 in [-1, 1].
     """
     difference = update(zsl, icl)  # (n, L, C)
-    noise = noise_of(range(len(difference)) if rows is None else rows, difference.shape[1:], seed)  # (n, L, C)
+    rows = range(len(difference)) if rows is None else rows
+    noise = noise_of(rows, difference.shape[1:], seed, device=difference.device)  # (n, L, C)
     return _cosine(difference, 2 * noise - 1 if zero_mean else noise)
 
 
-def noise_of(rows: Sequence[int], shape: Sequence[int], seed: int, normal: bool = False) -> Tensor:
-    """Noise, (len(rows), *shape) float64, uniform in [0, 1) or normal; that of a row depends on the row and seed alone.
+def wide(x: Tensor) -> Tensor:
+    """x as a measure is taken of it: float64 on a CPU, which defines the measures; float32 where a GPU takes them."""
+    return x.to(WIDE.get(x.device.type, torch.float32))
+
+
+def noise_of(
+    rows: Sequence[int], shape: Sequence[int], seed: int, normal: bool = False, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Noise, (len(rows), *shape), wide, uniform in [0, 1) or normal; a row's depends on row, seed and device alone.
 
     So an example meets the same noise whichever batch it comes in.
     """
-    generator, draw = torch.Generator(), torch.randn if normal else torch.rand
-    draws = [draw(*shape, dtype=torch.float64, generator=generator.manual_seed(seed + 1_000_003 * r)) for r in rows]
-    return torch.stack(draws)
+    generator, draw = torch.Generator(device), torch.randn if normal else torch.rand
+    how = {"dtype": torch.float64, "device": device}
+    return wide(torch.stack([draw(*shape, generator=generator.manual_seed(seed + 1_000_003 * r), **how) for r in rows]))
 
 
 def update(before: Internals, after: Internals, form: str = "normalised") -> Tensor:
-    """Change of the attention output h between two runs, (n, L, C) float64.
+    """Change of the attention output h between two runs, (n, L, C), wide.
 
     Args:
         before, after: internals recorded for the same examples.
@@ -118,7 +128,7 @@ def update(before: Internals, after: Internals, form: str = "normalised") -> Ten
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; accepted are {', '.join(map(repr, FORMS))}")
-    h, changed = before.output.double(), after.output.double()  # (n, L, C) each
+    h, changed = wide(before.output), wide(after.output)  # (n, L, C) each
     if form == "unnormalised":
         return changed - h
     h = F.normalize(h, dim=-1)  # (n, L, C)
@@ -138,8 +148,8 @@ def sim_am(one: Internals, other: Internals) -> Tensor:
     Returns:
         (n, L) float64 in [-1, 1], averaged over heads.
     """
-    pairs = [_last_tokens(*pair) for pair in zip(one.scores, other.scores, strict=True)]
-    return torch.stack([_cosine(a, b).mean(-1) for a, b in pairs])  # (n, L)
+    pairs = aligned(one.scores, other.scores)
+    return torch.cat([_cosine(wide(a), wide(b)).mean(-1) for a, b in pairs])  # (n, L)
 
 
 def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
@@ -154,12 +164,12 @@ def sim_am_update(zsl: Internals, ft: Internals, icl: Internals) -> Tensor:
     Source: Deutch et al. 2024; it is not the paper's SimAM.
     """
     rows, bound = [], max(rounding(zsl.dtype), rounding(icl.dtype))
-    for z, f, i in zip(zsl.scores, ft.scores, icl.scores, strict=True):
-        z, f, i = _last_tokens(z, f, i)  # (L, H, own tokens) each
-        change = i - z  # (L, H, own tokens)
-        moved = change.norm(dim=-1, keepdim=True) > bound * z.norm(dim=-1, keepdim=True)  # (L, H, 1)
-        rows.append(_cosine(moved * change, f - z).mean(-1))  # (L,)
-    return torch.stack(rows)  # (n, L)
+    for maps in aligned(zsl.scores, ft.scores, icl.scores):
+        z, f, i = map(wide, maps)  # (n or 1, L, H, own tokens) each
+        change = i - z  # (n or 1, L, H, own tokens)
+        moved = change.norm(dim=-1, keepdim=True) > bound * z.norm(dim=-1, keepdim=True)  # (n or 1, L, H, 1)
+        rows.append(_cosine(moved * change, f - z).mean(-1))  # (n or 1, L)
+    return torch.cat(rows)  # (n, L)
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -216,7 +226,7 @@ def kendall_random(
     """
     by_icl = icl_shares(icl, spans, level)  # (n, L, tokens or k)
     rows = range(len(by_icl)) if rows is None else rows[:KENDALL_EXAMPLES]
-    return kendall_tau(by_icl, noise_of(rows, by_icl.shape[1:], seed))
+    return kendall_tau(by_icl, noise_of(rows, by_icl.shape[1:], seed, device=by_icl.device))
 
 
 def icl_shares(icl: Internals, spans: Sequence[tuple[int, int]], level: str = "demonstrations") -> Tensor:
@@ -234,9 +244,9 @@ def ft_shares(ft: Internals, queries: Sequence[Tensor], level: str = "demonstrat
 
     Inner products of the recorded position's query vector with those of the training tokens, softmax.
     """
-    q = ft.query[:KENDALL_EXAMPLES].double()  # (n, L, C)
-    trained = torch.cat(list(queries)).double()  # (tokens of all demonstrations, L, C)
-    logits = torch.einsum("nlc,tlc->nlt", q, trained)  # (n, L, tokens)
+    q = wide(ft.query[:KENDALL_EXAMPLES])  # (n, L, C)
+    trained = wide(torch.cat(list(queries)))  # (tokens of all demonstrations, L, C)
+    logits = torch.einsum("nlc,tlc->nlt", q, trained).double()  # (n, L, tokens); a float32 softmax would make ties
     return _at_level(logits.softmax(-1), [len(rows) for rows in queries], level)
 
 
@@ -253,28 +263,24 @@ def kendall_tau(one: Tensor, other: Tensor) -> Tensor:
     """Kendall's tau-b along the last dimension of two (n, L, k) tensors, (n, L) float64 in [-1, 1].
 
     Pairs that one of them ties count for neither side; where one ties all, or holds a NaN, tau is NaN. It is defined by
-    all pairs; of long rankings scipy counts them by sorting.
+    all pairs; of long rankings on a CPU scipy counts them by sorting.
     """
-    if one.shape[-1] > LONG:
-        rows = zip(one.flatten(0, -2).numpy(force=True), other.flatten(0, -2).numpy(force=True), strict=True)
-        return torch.tensor([scipy.stats.kendalltau(a, b).statistic for a, b in rows]).view(one.shape[:-1])
-    first, second = torch.triu_indices(one.shape[-1], one.shape[-1], offset=1)  # (pairs,) each
-    taus, at_once = [], max(1, PAIRS // (one[0].numel() * one.shape[-1]))
-    for pair in zip(one.double().split(at_once), other.double().split(at_once), strict=True):
-        a, b = (_sign(x[..., first] - x[..., second]) for x in pair)  # (some of n, L, pairs) each
-        taus.append((a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt())  # (some of n, L)
-    return torch.cat(taus)  # (n, L)
+    shape, k, kind = one.shape[:-1], one.shape[-1], one.device.type
+    one, other = one.flatten(0, -2).double(), other.flatten(0, -2).double()  # (n * L, k) each
+    if k > LONG and kind == "cpu":
+        rows = zip(one.numpy(force=True), other.numpy(force=True), strict=True)
+        return torch.tensor([scipy.stats.kendalltau(a, b).statistic for a, b in rows]).view(shape)
+    first, second = torch.triu_indices(k, k, offset=1, device=one.device)  # (pairs,) each
+    taus, at_once = [], max(1, PAIRS.get(kind, PAIRS["cpu"]) // k**2)
+    for pair in zip(one.split(at_once), other.split(at_once), strict=True):
+        a, b = (_sign(x[:, first] - x[:, second]) for x in pair)  # (some of n * L, pairs) each
+        taus.append((a * b).sum(-1) / (a.abs().sum(-1) * b.abs().sum(-1)).sqrt())  # (some of n * L,)
+    return torch.cat(taus).view(shape)  # (n, L)
 
 
 def _sign(x: Tensor) -> Tensor:
     """-1, 0 or 1; NaN stays what it is, where torch makes it 0."""
     return torch.where(x.isnan(), x, x.sign())
-
-
-def _last_tokens(*maps: Tensor) -> list[Tensor]:
-    """Maps (..., own tokens) in float64, cut to the last tokens that all of them have."""
-    common = min(one.shape[-1] for one in maps)
-    return [one[..., -common:].double() for one in maps]
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

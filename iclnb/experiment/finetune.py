@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from iclnb.attention.precision import widen
+from iclnb.experiment.batching import AT_ONCE, MULTIPLE, pad
 from iclnb.model.gpt import GPT
 from iclnb.model.memory import needs_recomputing
 from iclnb.model.recorder import Recorder
@@ -141,45 +142,66 @@ def descend(
     student = sharing_copy(model, dict(model.named_parameters()) if everything else trained_parameters(model))
     trained = [p for p in student.parameters() if p.requires_grad]
     masters = [widen(p.detach()) for p in trained]  # p's own if wide
-    losses, of_tokens, queries = [], [], []
+    steps = [(step, len(ids)) for step, batch in enumerate(batches) for ids in batch]  # n, of every sequence
+    if not steps:
+        return FineTuned(student.eval().requires_grad_(True), [])
+    device = masters[0].device
+    rows, _ = pad([ids for batch in batches for ids in batch], device)  # (n, S); a GPU is sent them together
+    waiting, found_losses, of_tokens, queries = iter(rows), [], [], []
     for step, batch in enumerate(tqdm(batches, desc="fine-tuning", unit="step", disable=not progress, leave=False)):
-        losses.append(0.0)
         gradients = None
         for ids in batch:  # all at the weights before the step
             recorder = Recorder("query") if record else None
-            terms = _losses(student, ids, layer_causal, recorder)  # (T,) or (L,)
-            of_tokens.append(terms.detach().cpu())
+            terms = _losses(student, next(waiting), len(ids), layer_causal, recorder)  # (T,) or (L,)
+            of_tokens.append(terms.detach())
             loss = terms.sum() if layer_causal else terms.mean()
+            found_losses.append(loss.detach())
             if recorder is not None:  # before the way back, which may run blocks again
-                queries.append(_training_queries(recorder))
-            if not torch.isfinite(loss):
-                raise DivergedError(f"fine-tuning diverged: the loss is {loss.item()} at step {step} with lr = {lr}")
+                queries.append(_training_queries(recorder, len(ids)))
+            if device.type in AT_ONCE:
+                _check_finite(loss.item(), step, lr)
             found = torch.autograd.grad(loss, trained)
             gradients = (
                 found if gradients is None else [widen(g) + widen(f) for g, f in zip(gradients, found, strict=True)]
             )
-            losses[-1] += loss.item()
         with torch.no_grad():
             for p, master, gradient in zip(trained, masters, gradients, strict=True):
                 p.copy_(master.add_(gradient.to(master.dtype), alpha=-lr))
         del found, gradients, gradient  # before the next step makes its own
+    losses = [0.0] * len(batches)
+    for (step, _), loss in zip(steps, torch.stack(found_losses).tolist(), strict=True):  # a GPU is waited for here
+        _check_finite(loss, step, lr)
+        losses[step] += loss
+    of_tokens = list(torch.cat(of_tokens).cpu().split([len(terms) for terms in of_tokens]))
+    queries = list(torch.cat(queries).cpu().split([length - 1 for _, length in steps])) if record else []
     return FineTuned(student.eval().requires_grad_(True), losses, of_tokens, queries)
 
 
-def _losses(model: GPT, ids: list[int], layer_causal: bool, recorder: Recorder | None) -> Tensor:
-    """What one sequence is descended on: the sum of its layers' losses, (L,), or else the mean of its tokens', (T,)."""
-    weight = model.embed_tokens.weight
-    row = torch.tensor([ids], device=weight.device)  # (1, T + 1)
+def _check_finite(loss: float, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"fine-tuning diverged: the loss is {loss} at step {step} with lr = {lr}")
+
+
+def _losses(model: GPT, row: Tensor, length: int, layer_causal: bool, recorder: Recorder | None) -> Tensor:
+    """What one sequence is descended on: the sum of its layers' losses, (L,), or else the mean of its tokens', (T,).
+
+    The row (S,) begins with the sequence; what follows is padding, which no token before it sees. Some of it is fed
+    where a device wants lengths that are multiples, and left out of the loss.
+    """
     if layer_causal:
-        return layer_losses(model, row, recorder)
-    return token_losses(model, row, recorder, recompute=needs_recomputing(model.config, weight.dtype, len(ids)))
+        return layer_losses(model, row[None, :length], recorder)
+    multiple, limit = MULTIPLE.get(row.device.type, 1), model.config.n_positions
+    fed = min(-(-length // multiple) * multiple, limit)
+    ids = F.pad(row[:fed], (0, max(0, fed - len(row))))[None]  # (1, T + 1)
+    recompute = needs_recomputing(model.config, model.embed_tokens.weight.dtype, fed)
+    return token_losses(model, ids, recorder, recompute)[: length - 1]
 
 
-def _training_queries(recorder: Recorder) -> Tensor:
+def _training_queries(recorder: Recorder, length: int) -> Tensor:
     """The query vectors of FineTuned that a recorder kept of one sequence, (T - 1, L, C) float32."""
     q = torch.stack(recorder.layers["query"], dim=3)[0]  # (H, T, L, D)
-    q = q[:, 1:].float().permute(1, 2, 0, 3)  # (T - 1, L, H, D), without <s>
-    return (q / q.shape[-1] ** 0.5).flatten(2).cpu()  # (T - 1, L, C)
+    q = q[:, 1:length].float().permute(1, 2, 0, 3)  # (T - 1, L, H, D), without <s>
+    return (q / q.shape[-1] ** 0.5).flatten(2)  # (T - 1, L, C)
 
 
 def language_model_loss(model: GPT, ids: Tensor, recorder: Recorder | None = None, recompute: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclnb.experiment import compare
-from iclnb.experiment.predict import Internals
+from iclnb.experiment.internals import Internals, Maps
 
 STAND_INS = {
     "random state": "a vector of random direction, as long as FT's state",
@@ -43,9 +43,9 @@ def measures_with_floors(
         seed: of the noise.
 
     Returns:
-        Name -> (n, L) float64. A floor's name is the measure's, a colon, and one of STAND_INS, as in
-        "sim_am: another query"; "sim_aou: formula" is random_state_floor. Those of kendall are for the examples alone
-        that are among the first 100.
+        Name -> (n, L), float64 on a CPU and else as compare.wide says. A floor's name is the measure's, a colon, and
+        one of STAND_INS, as in "sim_am: another query"; "sim_aou: formula" is random_state_floor. Those of kendall are
+        for the examples alone that are among the first 100.
     """
     found = measures(zsl, ft, icl, spans, queries, rows) | {
         "sim_aou_random": compare.sim_aou_random(zsl, icl, seed, rows=rows),
@@ -92,7 +92,7 @@ def random_state_floor(zsl: Internals, icl: Internals) -> Tensor:
     Both differences subtract h_ZSL, so they are alike whatever h_FT is: sqrt(1 - cos(h_ICL, h_ZSL)) / 2, but for terms
     that vanish as the width grows.
     """
-    cosine = F.cosine_similarity(icl.output.double(), zsl.output.double(), dim=-1)  # (n, L)
+    cosine = F.cosine_similarity(compare.wide(icl.output), compare.wide(zsl.output), dim=-1)  # (n, L)
     return (1 - cosine).clamp(min=0).sqrt() / 2
 
 
@@ -106,9 +106,9 @@ def stand_ins(
     found = {
         "random state": replace(
             ft,
-            output=_turned(torch.zeros_like(ft.output), ft.output, rows, seed),
-            scores=_turned_maps([torch.zeros_like(one) for one in ft.scores], ft.scores, rows, seed),
-            query=_turned(torch.zeros_like(ft.query), ft.query, rows, seed + 1),
+            output=_turned(None, ft.output, rows, seed),
+            scores=_turned_maps(None, ft.scores, rows, seed),
+            query=_turned(None, ft.query, rows, seed + 1),
         ),
         "random update": replace(
             ft,
@@ -123,17 +123,31 @@ def stand_ins(
     return found
 
 
-def _turned(origin: Tensor, end: Tensor, rows: Sequence[int], seed: int) -> Tensor:
-    """A vector as far from its origin as `end` is, in a random direction; (n, ..., C) each."""
-    noise = compare.noise_of(rows, end.shape[1:], seed, normal=True)  # (n, ..., C)
-    distance = (end.double() - origin.double()).norm(dim=-1, keepdim=True)  # (n, ..., 1)
-    return origin.double() + distance * F.normalize(noise, dim=-1)
+def _turned(origin: Tensor | None, end: Tensor, rows: Sequence[int], seed: int) -> Tensor:
+    """A vector as far from its origin (None: 0) as `end` is, in a random direction; (n, ..., C) each."""
+    return _moved(origin, end, compare.noise_of(rows, end.shape[1:], seed, normal=True, device=end.device))
 
 
-def _turned_maps(origins: Sequence[Tensor], ends: Sequence[Tensor], rows: Sequence[int], seed: int) -> list[Tensor]:
+def _moved(origin: Tensor | None, end: Tensor, noise: Tensor) -> Tensor:
+    """Vectors (..., C) as far from their origins as their ends are, in the noise's directions."""
+    end = compare.wide(end)  # (..., C)
+    origin = torch.zeros_like(end) if origin is None else compare.wide(origin)  # (..., C)
+    return origin + (end - origin).norm(dim=-1, keepdim=True) * F.normalize(noise, dim=-1)
+
+
+def _turned_maps(
+    origins: Sequence[Tensor] | None, ends: Sequence[Tensor], rows: Sequence[int], seed: int
+) -> Sequence[Tensor]:
     """_turned for maps (L, H, own tokens) of unlike length, one an example."""
-    trio = zip(origins, ends, rows, strict=True)
-    return [_turned(origin[None], end[None], [row], seed)[0] for origin, end, row in trio]
+    drawn = [
+        compare.noise_of([row], end.shape, seed, normal=True, device=end.device)[0]
+        for end, row in zip(ends, rows, strict=True)
+    ]
+    if isinstance(ends, Maps):
+        T = ends.padded.shape[-1]
+        noise = torch.stack([F.pad(one, (T - one.shape[-1], 0)) for one in drawn])  # (n, L, H, T)
+        return Maps(_moved(None if origins is None else origins.padded, ends.padded, noise), ends.lengths)
+    return [_moved(*trio) for trio in zip(origins or [None] * len(drawn), ends, drawn, strict=True)]
 
 
 def _ranked(rows: Sequence[int]) -> tuple[list[int], list[int]]:

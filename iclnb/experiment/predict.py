@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from iclnb.experiment.batching import Branches, back_in_order, common_opening, halving, neighbours, pad
+from iclnb.experiment.batching import (
+    AT_ONCE,
+    MULTIPLE,
+    Branches,
+    back_in_order,
+    common_opening,
+    halving,
+    neighbours,
+    pad,
+)
 from iclnb.experiment.internals import Internals, Maps
 from iclnb.intervals import Estimate, share
 from iclnb.model.gpt import GPT, Prefix
@@ -26,8 +35,6 @@ from iclnb.tasks.task import Task
 POSITIONS = ("query", "answer")
 BATCH = {"cpu": 64, "cuda": 256}  # queries; larger batches were not faster on a CPU
 PADDING = {"cpu": 128, "cuda": 1024}  # tokens that cost as much as one more pass; on a GPU a guess
-AT_ONCE = ("cpu",)  # devices that finish one pass before they take the next: what is not finite is found there at once
-MULTIPLE = {"cuda": 8}  # of the tokens of a pass: a GPU is slow with odd lengths, and with those that it has not seen
 
 
 class NotFiniteError(ArithmeticError):

@@ -14,9 +14,9 @@ from iclnb.experiment.batching import back_in_order
 from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
 from iclnb.experiment.floors import REFERENCES, measures_with_floors
+from iclnb.experiment.internals import Internals
 from iclnb.experiment.predict import (
     Batch,
-    Internals,
     NotFiniteError,
     Predictions,
     check_options,
@@ -163,7 +163,9 @@ def references_of(tuned: GPT, encoded: EncodedTask, **options: Any) -> Internals
     if len(encoded.queries) < 2:
         return None
     first = dataclasses.replace(encoded.zero_shot, queries=encoded.queries[:REFERENCES])
-    return predict(tuned, first, record=True, **options).internals
+    batches = list(stream(tuned, first, record=True, **options))
+    back = back_in_order([row for batch in batches for row in batch.rows])
+    return Internals.join([batch.internals for batch in batches])[back]
 
 
 def measure_streams(
@@ -175,6 +177,8 @@ def measure_streams(
     references: Internals | None,
 ) -> tuple[dict[str, Predictions], dict[str, Any]]:
     """Take three recorded runs batch by batch, so that no more than one batch of internals is ever held.
+
+    The measures are taken where the internals are, on a GPU in float32.
 
     Args:
         zsl, ft, icl: streams over the same examples in the same batches.
@@ -189,6 +193,7 @@ def measure_streams(
     values: dict[str, list[Tensor]] = {}
     for z, f, i in zip(zsl, ft, icl, strict=True):
         trio = (z.internals, f.internals, i.internals)
+        queries = [one.to(z.internals.query.device) for one in queries]  # copied with the first batch
         found = measures_with_floors(*trio, encoded.prompt.spans, queries, references, z.rows)
         for name, tensor in found.items():
             values.setdefault(name, []).append(tensor)  # (B, L), fewer rows for Kendall
@@ -196,7 +201,8 @@ def measure_streams(
             batches.append(dataclasses.replace(batch, internals=None))
     runs = {name: collect(batches, encoded if name == "icl" else encoded.zero_shot) for name, batches in kept.items()}
     rows = [row for batch in kept["zsl"] for row in batch.rows]  # n
-    joined = {name: torch.cat(parts) for name, parts in values.items()}  # (n, L) each, the first m rows for Kendall
+    # (n, L) each, the first m rows for Kendall
+    joined = {name: torch.cat(parts).double().cpu() for name, parts in values.items()}
     ordered = {name: x[back_in_order([row for row in rows if row < len(x)])] for name, x in joined.items()}
     return runs, _entries(**runs, found=ordered)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from iclnb.experiment import finetune
 from iclnb.experiment.finetune import (
     DivergedError,
     descend,
@@ -204,3 +205,40 @@ def test_half_precision_weights_collect_updates_below_their_last_digit():
     moved, expected = many.get_parameter(name).float(), wide.get_parameter(name)
     start = model.get_parameter(name)
     assert torch.cosine_similarity((moved - start).flatten(), (expected - start).flatten(), dim=0) > 0.3
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_causal": True}, {"everything": True}])
+def test_padding_for_a_gpu_changes_no_step(options, monkeypatch):
+    model, batches = small(), [SEQUENCES[:2], SEQUENCES[2:3], SEQUENCES[3:]]
+    plain = descend(model, batches, LR, record=True, **options)
+    monkeypatch.setitem(finetune.MULTIPLE, "cpu", 8)
+    padded = descend(model, batches, LR, record=True, **options)
+    agree(padded.model, plain.model)
+    close = {"rtol": 1e-6, "atol": 1e-6}  # queries are kept in float32
+    torch.testing.assert_close(padded.queries, plain.queries, **close)
+    torch.testing.assert_close(padded.token_losses, plain.token_losses, rtol=1e-10, atol=1e-10)
+
+
+def test_losses_that_are_read_at_the_end_are_those_that_are_read_at_each_step(monkeypatch):
+    model, batches = small(), [SEQUENCES[:2], SEQUENCES[2:]]
+    at_once = descend(model, batches, LR, record=True)
+    monkeypatch.setattr(finetune, "AT_ONCE", ())
+    later = descend(model, batches, LR, record=True)
+    assert later.losses == at_once.losses
+    assert all(torch.equal(p, q) for p, q in zip(later.model.parameters(), at_once.model.parameters(), strict=True))
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step 1 with lr = 1e\+300"):
+        descend(small(), [[ids] for ids in SEQUENCES], 1e300)
+
+
+def test_all_steps_are_sent_before_a_loss_is_waited_for(monkeypatch):
+    """On torch's meta device, where no number can be read."""
+    sent, losses = [], finetune._losses
+    monkeypatch.setattr(finetune, "_losses", lambda *rest: sent.append(rest[2]) or losses(*rest))
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        descend(small().to("meta"), [SEQUENCES[:2], SEQUENCES[2:]], LR, record=True)
+    assert sent == [len(ids) for ids in SEQUENCES]
+
+
+def test_without_a_demonstration_nothing_moves():
+    model = small()
+    agree(descend(model, [], LR).model, model, 0)

@@ -8,7 +8,7 @@ import torch
 
 from iclnb.experiment import compare
 from iclnb.experiment.floors import STAND_INS, measures_with_floors, random_state_floor, stand_ins
-from iclnb.experiment.predict import Internals
+from iclnb.experiment.internals import Internals, Maps
 
 N, L, H, C, P = 6, 2, 2, 400, 12
 SPANS = [(1, 5), (6, 11)]
@@ -31,10 +31,47 @@ ICL, FT = internals(1, like=ZSL), internals(2, like=ZSL)
 QUERIES = [torch.randn(stop - start, L, C, generator=torch.Generator().manual_seed(9)) / C for start, stop in SPANS]
 
 
-def everything(rows):
+def everything(rows, of=lambda internals: internals):
     rows = list(rows)
-    trio = (ZSL[rows], FT[rows], ICL[rows])
-    return measures_with_floors(*trio, SPANS, QUERIES, FT[range(4)], rows)
+    trio = (of(run[rows]) for run in (ZSL, FT, ICL))
+    return measures_with_floors(*trio, SPANS, [q.to(of(FT).query) for q in QUERIES], of(FT[range(4)]), rows)
+
+
+def together(internals, device="cpu"):
+    """The same internals as a batch has them, on a device: all maps in one tensor."""
+    alone = [Maps(one[None], [one.shape[-1]]) for one in internals.scores]
+    found = dataclasses.replace(internals, scores=Maps.join(alone))
+    found.scores.padded = found.scores.padded.to(device)
+    moved = {name: getattr(found, name).to(device) for name in ("output", "prefix_scores", "query")}
+    return dataclasses.replace(found, **moved)
+
+
+def test_a_batch_at_once_gives_what_queries_give_one_by_one():
+    expected, found = everything(range(N)), everything(range(N), together)
+    assert found.keys() == expected.keys() and len(found) > 30
+    for name, values in found.items():
+        assert values.dtype == torch.float64
+        torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.gpu
+def test_measures_on_a_device_in_float32_are_those_of_the_cpu_in_float64(device, monkeypatch):
+    expected = everything(range(N))
+    monkeypatch.setitem(compare.WIDE, "cpu", torch.float32)
+    found = everything(range(N), lambda internals: together(internals, device))
+    for name, values in found.items():
+        assert values.device.type == device
+        if device == "cpu" or not any(word in name for word in ("random", "state")):  # a GPU draws other noise
+            torch.testing.assert_close(values.double().cpu(), expected[name], rtol=0, atol=2e-6, msg=name)
+    assert found["sim_am"].dtype == found["sim_aou: formula"].dtype == torch.float32
+
+
+def test_maps_come_back_from_a_batch_as_they_were():
+    batch = together(FT)
+    for found in (batch.cpu(), batch[range(N)], Internals.join([batch[[0, 1]], batch[[2, 3, 4, 5]]])):
+        assert all(torch.equal(a, b) for a, b in zip(found.scores, FT.scores, strict=True))
+        assert torch.equal(found.output, FT.output)
+    assert isinstance(batch.cpu().scores, list) and isinstance(batch[[1]].scores, Maps)
 
 
 def test_the_formula_is_what_random_states_give():

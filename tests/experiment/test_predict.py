@@ -161,8 +161,7 @@ def test_a_gpus_lengths_change_no_number(name, setting, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("record", [False, True])
-@pytest.mark.parametrize("name", ["sst2", "sst5"])
+@pytest.mark.parametrize("name, record", [("sst2", False), ("sst5", True)])
 def test_everything_is_sent_before_anything_is_waited_for(name, record, setting):
     """On torch's meta device, where no number can be read; the check that all are finite comes last, and wants one."""
     model, tokenizer = deepcopy(setting[1]).to("meta"), setting[2]
@@ -178,7 +177,7 @@ def test_what_is_not_finite_is_said_where_it_was_not_waited_for(setting, monkeyp
     with torch.no_grad():
         model.final_norm.weight[3] = float("nan")
     encoded = encode_task(model.config, tokenizer, toy_task(evaluation=20), 4, 1)
-    monkeypatch.setattr(prediction, "AT_ONCE", ())
+    monkeypatch.setattr(prediction, "AT_ONCE", ())  # as on a GPU
     running = prediction.stream(model, encoded, batch_size=6)
     assert sum(len(next(running).rows) for _ in range(4)) == 20
     with pytest.raises(NotFiniteError, match="not finite in torch.float32"):
