@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from iclnb.experiment.finetune import language_model_loss, train_on, trained_parameters
-from iclnb.experiment.predict import _score
+from iclnb.experiment.predict import Answers, Queries, _score
 from iclnb.model import memory
 from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.model.memory import activation_bytes, finetuning_bytes, free_bytes, needs_recomputing, query_bytes
@@ -96,11 +96,12 @@ def test_the_2_7B_model_fits_a_free_gpu_in_16_bits():
 def test_a_batch_stays_below_what_the_formula_says(record, variant):
     model = GPT(GPTConfig(**SHAPE, **variant)).initialise(0)
     prefix = model.encode_prefix(torch.randint(0, 3000, (1, 200)))
-    queries, answers = [[5] * 30 for _ in range(20)], [[7], [8, 9]]
+    cpu = torch.device("cpu")
+    queries, answers = Queries([[5] * 30 for _ in range(20)], 0, cpu), Answers([[7], [8, 9]], False, cpu)
     with torch.no_grad():
-        peak = counted_peak(lambda: _score(model, prefix, queries, answers, record, "query"))
+        peak = counted_peak(lambda: _score(model, prefix, range(20), queries, answers, record))
     each = query_bytes(model.config, torch.float32, P=200, T=31, answer_tokens=2, record=record)
-    assert 0.3 * each < peak / len(queries) < each
+    assert 0.3 * each < peak / 20 < each
 
 
 def test_training_that_computes_blocks_again_gives_the_same_weights_and_records(monkeypatch):
