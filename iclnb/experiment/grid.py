@@ -205,9 +205,9 @@ def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str
     Where it is computed, and in which batches, is left out: that changes no more than the last digits.
     """
     task = loaded_task(setting.task, setting.source)
-    place = _place(setting.model, setting.device, setting.dtype)
-    if place not in _sources:
-        loaded(setting.model, setting.device, setting.dtype)
+    which = setting.model, setting.device, setting.dtype
+    while (place := _place(*which)) not in _sources:  # more than once where a file changes just now
+        loaded(*which)
     known = _sources[place] | {"examples": fingerprint(task)}
     config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
     tokenizer = loaded(setting.model, setting.device, setting.dtype)[1]
@@ -241,7 +241,7 @@ def _place(name: str | Path, device: str, dtype: str) -> Place:
     return name, device, dtype, state([folder] if folder.is_file() else sorted(folder.iterdir()))
 
 
-_from_hub = functools.cache(find_folder)  # asked once: what is there under a revision's name never changes
+_from_hub = functools.cache(find_folder)  # asked once in a process, which stays with the revision that it began with
 
 
 def _forget_edited() -> None:
