@@ -196,9 +196,10 @@ def finish(
 def read_identity(out: Path) -> dict[str, Any]:
     """What `finish` says of a model's training; of a model that came otherwise, nothing."""
     try:
-        return json.loads((out / "training.json").read_text())
+        found = json.loads((out / "training.json").read_text())
     except (OSError, ValueError):
-        return {}
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 # ------------------------------------------------------------------------------------------------------- how long

@@ -47,10 +47,12 @@ def test_a_finished_model_is_overwritten_by_force_alone(train, change, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "text.txt"]
 
 
-def test_a_model_that_came_otherwise_is_not_overwritten_either(tmp_path):
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"\xff", b'{"seed": 0}'])
+def test_a_model_that_came_otherwise_is_not_overwritten_either(content, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "m").mkdir(exist_ok=True)
         (tmp_path / "m" / name).write_text("{}")
+        (tmp_path / "m" / "training.json").write_bytes(content)
         for resume in (False, True):
             with pytest.raises(TrainingError, match="m holds a model|m is of another run"):
                 pretrain.pretrain(tmp_path / "m", pretrain.Language(), resume=resume)
