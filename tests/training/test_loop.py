@@ -108,13 +108,14 @@ def test_the_loss_in_pieces_is_the_plain_one_and_never_holds_all_logits(tied, in
     assert max(plain.seen) == 128 * 512 and max(pieces.seen) <= PIECE
 
 
-def test_the_whole_loss_compiles_for_any_length(in_float64, monkeypatch):
-    """Without a break, momentum, pieces and the check of lengths included; for a new length too."""
-    monkeypatch.setattr(loop, "LOGITS", 512 * 100)  # pieces of 100 tokens
+@pytest.mark.parametrize("limit, lengths", [(512 * 100, [16]), (loop.LOGITS, [16, 14])], ids=["pieces", "lengths"])
+def test_the_whole_loss_compiles(limit, lengths, in_float64, monkeypatch):
+    """Without a break: momentum, pieces of 100 tokens, the check of lengths, which a new length comes to as well."""
+    monkeypatch.setattr(loop, "LOGITS", limit)
     model = in_float64()
     whole = loop.Objective(model, loop.token_loss)
     whole.compile(fullgraph=True, backend="aot_eager")
-    for T in (16, 14):
+    for T in lengths:
         found = gradients(lambda model, batch: whole(batch), model, T=T)
         torch.testing.assert_close(found, gradients(loop.token_loss, model, T=T), rtol=1e-10, atol=1e-10)
 
