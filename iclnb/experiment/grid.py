@@ -26,7 +26,7 @@ from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_se
 from iclnb.model.checkpoints import FETCHED, find_folder, load
 from iclnb.model.gpt import GPT
 from iclnb.paths import EMBEDDED, chosen_model
-from iclnb.tasks.formats import PromptFormat, own_format
+from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task, choose_source, load_task
 
@@ -210,8 +210,8 @@ def configuration(setting: Setting, compute: Callable = run_setting) -> dict[str
         loaded(*which)
     known = _sources[place] | {"examples": fingerprint(task)}
     config = dataclasses.asdict(setting) | {"source": task.source, "compute": compute.__name__} | known
-    tokenizer = loaded(setting.model, setting.device, setting.dtype)[1]
-    config["prompt_format"] = dataclasses.asdict(setting.prompt_format or own_format(tokenizer))
+    if setting.prompt_format is not None:  # else the model's own stands, which `known` says
+        config["prompt_format"] = dataclasses.asdict(setting.prompt_format)
     if setting.method == "compare":
         config["seed"], config["lr"] = resolve_seed_and_rate(task, setting.seed, setting.lr)
     return {name: value for name, value in config.items() if name not in ("device", "batch_size")}

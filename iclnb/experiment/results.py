@@ -7,6 +7,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from xxhash import xxh3_128
 
 from iclnb.model.gpt import GPT
 from iclnb.paths import __version__, data_folder, results_folder, write_whole
+from iclnb.tasks.formats import own_format
 from iclnb.tasks.task import Task
 
 FORM = 4  # what stored numbers mean; raise it when prompts, predictions, measures or what a record holds change
@@ -131,7 +133,13 @@ def identity(model: GPT, task: Task, tokenizer: Any) -> dict[str, Any]:
 def source_of(model: GPT, tokenizer: Any) -> dict[str, Any]:
     """The part of `identity` that no task changes."""
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    return {"weights": fingerprint(model), "tokenizer": _tokenizer_fingerprint(tokenizer), "dtype": dtype, "form": FORM}
+    return {
+        "weights": fingerprint(model),
+        "tokenizer": _tokenizer_fingerprint(tokenizer),
+        "prompt_format": asdict(own_format(tokenizer)),
+        "dtype": dtype,
+        "form": FORM,
+    }
 
 
 def fingerprint(thing: GPT | Task) -> str:

@@ -186,10 +186,11 @@ def test_a_save_that_is_killed_at_a_random_moment_leaves_the_earlier_the_new_or_
         process.join(draw.uniform(0, 0.1))
         process.kill()
         process.join()
+        whole = after if i % 2 else alone
         if folder.exists():
-            outcome(folder, before, after)
+            outcome(folder, before, whole)
         save_new(folder)
-        assert contents(folder) == (after if i % 2 else alone)
+        assert contents(folder) == whole
 
 
 @pytest.mark.skipif(FORK is None, reason="needs fork")
