@@ -25,9 +25,10 @@ from iclnb.paths import chosen_model, results_folder
 from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.task import TASKS, Task
 from iclnb.training.claim import claim
-from iclnb.training.loop import Data, find_accelerator, place
+from iclnb.training.loop import Data, find_accelerator
 from iclnb.training.perplexity import Perplexity
 from iclnb.training.pretrain import ROWS, SHAPES, Language, pretrain, steps_in, steps_of
+from iclnb.training.processes import place
 from iclnb.training.text import TextFile, TextStream, hub_tokenizer
 
 if TYPE_CHECKING:

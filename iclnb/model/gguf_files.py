@@ -1,5 +1,6 @@
 """GGUF, the one-file checkpoints of llama.cpp: metadata read as a config.json, tensors as the Hub's own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,16 +168,32 @@ def gguf_tokenizer(file: Path) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoTokenizer
 
-    field = _open(file).fields.get("tokenizer.ggml.pre")
+    fields = _open(file).fields
+    field = fields.get("tokenizer.ggml.pre")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
         if field is not None and field.contents() in DIGIT_BY_DIGIT:  # transformers knows only some by their names
             split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
             tokenizer.backend_tokenizer.pre_tokenizer = split
+        if len(tokenizer) > (own := len(fields["tokenizer.ggml.tokens"].data)):
+            tokenizer = _without_added(tokenizer, own)
     except Exception as error:  # transformers raises many kinds here, some of several lines
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file} holds no tokenizer that transformers can read ({reason})") from error
     return tokenizer
+
+
+def _without_added(tokenizer: Any, own: int) -> Any:
+    """The tokenizer with its first `own` tokens: transformers adds GPT-2's <|endoftext|> to files without it, whose
+    embedding table has no row for it."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < own]
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    same = special | {"chat_template": tokenizer.chat_template}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **same)
 
 
 def _hub_names(layout: Layout, blocks: int) -> dict[str, str]:

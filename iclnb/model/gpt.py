@@ -23,7 +23,7 @@ from iclnb.model.recorder import Recorder
 POSITIONS = ("sinusoidal", "learned", "rotary")
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-QK_NORMS = (None, "head", "all")
+KNOWN = {"positions": POSITIONS, "activation": ACTIVATIONS, "norm": NORMS, "qk_norm": (None, "head", "all")}
 VOCABULARY_PIECE = 2048  # rows of 16-bit output weights that are widened at a time
 
 
@@ -45,8 +45,7 @@ class GPTConfig:
         activation: "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "swiglu" (Llama's gated MLP).
         norm: "layer" (LayerNorm) or "rms" (RMSNorm, Llama).
         norm_after: the norms of a block act on what attention and MLP give, instead of on what they take (OLMo 2).
-        qk_norm: queries and keys are normalised before they rotate: "head" by head (Qwen3), "all" heads of a token
-            together (OLMo 2), or None.
+        qk_norm: queries and keys are normalised before they rotate, "head" by head (Qwen3) or "all" at once (OLMo 2).
         bias: biases in all linear layers of the blocks.
         qkv_bias: biases in the query, key and value projections; None is as `bias` says.
         scale_embeddings: multiply token embeddings by sqrt(C), as fairseq does.
@@ -58,8 +57,7 @@ class GPTConfig:
         learn_momentum: eta is a parameter, one a head in every layer, which starts at `momentum` in (0, 1).
 
     Raises:
-        ValueError: H does not divide C, G does not divide H, an unknown variant, an id outside the vocabulary, or a
-            momentum that cannot be.
+        ValueError: C / H / G that do not divide, an unknown variant, an id outside the vocabulary, or a wrong momentum.
     """
 
     vocab_size: int
@@ -95,8 +93,7 @@ class GPTConfig:
             raise ValueError(f"n_embd is {self.n_embd}, which n_head = {self.n_head} does not divide")
         if self.n_head % self.key_heads:
             raise ValueError(f"n_head is {self.n_head}, which n_kv_head = {self.n_kv_head} does not divide")
-        known = {"positions": POSITIONS, "activation": ACTIVATIONS, "norm": NORMS, "qk_norm": QK_NORMS}
-        for option, choices in known.items():
+        for option, choices in KNOWN.items():
             if (value := getattr(self, option)) not in choices:
                 raise ValueError(f"{option} is {value!r}; known are {', '.join(map(str, choices))}")
         if self.rotary_layers is not None and len(self.rotary_layers) != self.n_layer:
@@ -106,10 +103,8 @@ class GPTConfig:
             if value is not None and (type(value) is not int or value not in range(self.vocab_size)):
                 raise ValueError(f"{token} is {reprlib.repr(value)}; it must be an id below {self.vocab_size}, or None")
         if self.positions == "rotary" and self.rotary_width % 2:
-            raise ValueError(
-                f"rotary_fraction is {self.rotary_fraction}; it turns {self.rotary_width} of the "
-                f"{self.head_dim} numbers of a head, and they are turned in pairs"
-            )
+            turned = f"{self.rotary_width} of the {self.head_dim} numbers of a head, and they are turned in pairs"
+            raise ValueError(f"rotary_fraction is {self.rotary_fraction}; it turns {turned}")
         check_choice(self.momentum, self.learn_momentum, self.n_head)
 
     @property

@@ -28,6 +28,7 @@ from iclnb.interrupts import Stopped
 from iclnb.model.gpt import GPT
 from iclnb.paths import write_whole
 from iclnb.training.muon import Muon
+from iclnb.training.processes import gather, place, total
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -310,36 +311,6 @@ def find_accelerator(device: str) -> "Accelerator | None":
         ) from error
     # Without a GPU it has to be told so, or each process would train alone. The precision is training_step's choice.
     return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")
-
-
-def place(accelerator: "Accelerator | None") -> tuple[int, int]:
-    """Which process this is, and of how many."""
-    return (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-
-
-def share(batches: Callable[[int], Batch], accelerator: "Accelerator | None") -> Callable[[int], Batch]:
-    """This process's part of each batch: of N processes, process i takes rows i, i + N, i + 2 N, ...
-
-    What keeps its place by itself (`load_state_dict`) is given back: it reads this process's rows alone.
-    """
-    rank, processes = place(accelerator)
-    if hasattr(batches, "load_state_dict"):
-        return batches
-    return lambda step: tuple(rows[rank::processes] for rows in batches(step))
-
-
-def total(x: Tensor, accelerator: "Accelerator | None") -> Tensor:
-    """The sum over all processes of a number, ()."""
-    return x if accelerator is None else accelerator.reduce(x, "sum")
-
-
-def gather(thing: dict, accelerator: "Accelerator | None") -> list[dict]:
-    """What all processes hold, in their order."""
-    if accelerator is None:
-        return [thing]
-    from accelerate.utils import gather_object
-
-    return gather_object([thing])
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

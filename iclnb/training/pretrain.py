@@ -31,8 +31,6 @@ from iclnb.training.loop import (
     TrainingError,
     check_identity,
     make_optimizers,
-    place,
-    share,
     token_loss,
     train,
     training_step,
@@ -41,6 +39,7 @@ from iclnb.training.loop import (
 )
 from iclnb.training.measure import Measurement
 from iclnb.training.perplexity import Perplexity
+from iclnb.training.processes import place, share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
