@@ -104,7 +104,8 @@ def test_replay_runs_the_products_it_is_given(monkeypatch):
 def gpu_sh(out, *arguments, **environment):
     """Runs benchmarks/gpu.sh; returns its status, what it said, and its log."""
     command = ["bash", str(FOLDER / "gpu.sh"), *arguments]
-    environment = os.environ | {"OUT": str(out), "PYTHON": sys.executable} | environment
+    own = {name: value for name, value in os.environ.items() if name != "ICLNB_DATA"}
+    environment = own | {"OUT": str(out), "PYTHON": sys.executable} | environment
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     return done.returncode, done.stdout + done.stderr, (out / "gpu.log").read_text()
 

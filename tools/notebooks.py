@@ -52,7 +52,10 @@ KEPT_CELL_METADATA = {"tags", "jupyter"}  # "jupyter" can hide a solution's sour
 # For torch, oneDNN and MKL a processor of 2008, on which each of them rounds its sums in another order.
 LOWEST = {"ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 # What the user's environment says of the model, of Jupyter, IPython and matplotlib, and of what Python runs first.
-FORGOTTEN = ("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP")
+FORGOTTEN = (
+    *("ICLNB_MODEL", "ICLNB_MODELS", "ICLNB_DATA", "ICLNB_CACHE"),
+    *("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONSTARTUP"),
+)
 FOLDERS = ("ICLNB_RESULTS", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
 DEFAULTS = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-data") / "matplotlibrc"
 INLINE = "module://matplotlib_inline.backend_inline"

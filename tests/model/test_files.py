@@ -195,8 +195,8 @@ def test_mutated_files_are_refused_in_one_sentence_or_loaded(name, kinds):
 def test_more_layers_than_tensors_are_refused_before_they_are_made(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     for entries, message in (
-        ({"num_layers": 10**9}, "says 1000000000 layers, more than"),
-        ({"d_model": 2**40}, "says|shape"),
+        ({"num_layers": 999}, "says 999 layers, more than"),
+        ({"d_model": 2**40}, "d_model is"),
     ):
         (checkpoint / "config.json").write_text(json.dumps(config | entries))
         with pytest.raises(CheckpointError, match=f"config.json.*({message})"):
