@@ -44,7 +44,7 @@ def local_path(path: str | Path) -> Path:
 
 def results_folder() -> Path:
     """The folder of stored results that the environment variable ICLNB_RESULTS names; `results` where it is not set."""
-    return Path(os.environ.get("ICLNB_RESULTS") or "results").expanduser()
+    return local_path(os.environ.get("ICLNB_RESULTS") or "results")
 
 
 def cache_folder() -> Path:

@@ -26,6 +26,7 @@ import transformers
 from iclnb.experiment.bench import likeness
 from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.controls import untrained
+from iclnb.experiment.english import records_in
 from iclnb.experiment.finetune import FineTuned, descend, train_on
 from iclnb.experiment.predict import Predictions, predict
 from iclnb.experiment.results import Results
@@ -238,9 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/english"), help="folder of the finished runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the records")
     options = parser.parse_args(arguments)
-    files, records = [options.out / f"{name}.json" for name in COMMANDS], []
-    known = [record for file in files if file.is_file() for record in json.loads(file.read_text())["records"]]
-    experiment = Experiment(options.data, options.work, known, options.finished)
+    records = []
+    experiment = Experiment(options.data, options.work, records_in(options.out), options.finished)
     for record in filter(None, COMMANDS[options.command](experiment, SEEDS[: options.seeds])):
         records.append(rounded(record))
         which = " ".join(str(record[name]) for name in ("kind", "task", "seed", "order", "k") if name in record)

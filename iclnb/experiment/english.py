@@ -19,7 +19,7 @@ def recorded(kind: str, folder: Path | None = None) -> dict[str, list[dict[str, 
     Raises:
         ValueError: there are none of this kind.
     """
-    records = _all(folder or data_folder() / "english")
+    records = records_in(folder or data_folder() / "english")
     found: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         if record["kind"] == kind:
@@ -29,7 +29,7 @@ def recorded(kind: str, folder: Path | None = None) -> dict[str, list[dict[str, 
     return found
 
 
-def _all(folder: Path) -> list[dict[str, Any]]:
+def records_in(folder: Path) -> list[dict[str, Any]]:
     """The records of all files that are there."""
     files = (folder / f"{name}.json" for name in FILES)
     return [record for file in files if file.is_file() for record in json.loads(file.read_text())["records"]]

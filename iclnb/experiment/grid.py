@@ -25,7 +25,7 @@ from iclnb.experiment.results import Results, fingerprint, source_of
 from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
 from iclnb.model.checkpoints import FETCHED, find_folder, load
 from iclnb.model.gpt import GPT
-from iclnb.paths import EMBEDDED, chosen_model
+from iclnb.paths import EMBEDDED, chosen_model, local_path
 from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task, choose_source, load_task
@@ -119,7 +119,7 @@ def run_setting(setting: Setting, **progress: Any) -> dict[str, Any]:
         DivergedError, NotFiniteError: fine-tuning diverged.
     """
     if setting.method == "compare":
-        return run_task(*_loaded(setting), **_comparison(setting), **progress)
+        return run_task(*_loaded(setting), calibrate=setting.calibrate, **_comparison(setting), **progress)
     model, encoded, judge = _encoded(setting)
     if setting.method == "icl":
         return _answered(model, encoded, setting) | {"k_used": encoded.prompt.k}
@@ -236,7 +236,7 @@ def loaded(name: str, device: str = "auto", dtype: str = "auto") -> tuple[GPT, A
 
 def _place(name: str | Path, device: str, dtype: str) -> Place:
     name = chosen_model() if name == "auto" else str(name)
-    here = name == EMBEDDED or name in FETCHED or Path(name).expanduser().exists()
+    here = name == EMBEDDED or name in FETCHED or os.path.exists(local_path(name))
     folder = find_folder(name) if here else _from_hub(name)
     return name, device, dtype, state([folder] if folder.is_file() else sorted(folder.iterdir()))
 
@@ -254,7 +254,7 @@ def _forget_edited() -> None:
 def loaded_task(name: str, source: str | Path = "auto") -> Task:
     """iclnb.load_task, once in a process for as long as its files stay as they are."""
     source = choose_source(source)
-    return _load_task(name, source, state(sorted(Path(source, name).expanduser().glob("*.jsonl"))))
+    return _load_task(name, source, state(sorted(local_path(Path(source, name)).glob("*.jsonl"))))
 
 
 @functools.lru_cache(maxsize=16)
@@ -295,14 +295,14 @@ def _loaded(setting: Setting) -> tuple[GPT, Any, Task]:
 def _check(setting: Setting) -> None:
     """Raise ValueError for whatever run_setting would refuse, before any long work."""
     if setting.method == "compare":
-        make_plan(*_loaded(setting), **{n: x for n, x in _comparison(setting).items() if n != "calibrate"})
+        make_plan(*_loaded(setting), **_comparison(setting))
     else:
         _encoded(setting)
 
 
 def _comparison(setting: Setting) -> dict[str, Any]:
-    """The arguments of run_task."""
-    names = ("k", "seed", "lr", "limit", "prompt_format", "calibrate", "position", "batch_size")
+    """The arguments that run_task plans with."""
+    names = ("k", "seed", "lr", "limit", "prompt_format", "position", "batch_size")
     return {name: getattr(setting, name) for name in names}
 
 

@@ -16,7 +16,7 @@ import torch
 from xxhash import xxh3_128
 
 from iclnb.model.gpt import GPT
-from iclnb.paths import __version__, data_folder, results_folder, write_whole
+from iclnb.paths import __version__, data_folder, local_path, results_folder, write_whole
 from iclnb.tasks.formats import own_format
 from iclnb.tasks.task import Task
 
@@ -35,7 +35,7 @@ class Results:
     """
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = results_folder() if folder is None else Path(folder).expanduser()
+        self.folder = results_folder() if folder is None else local_path(folder)
         self._said: set[str] = set()
 
     def check(self) -> None:

@@ -163,9 +163,7 @@ def references_of(tuned: GPT, encoded: EncodedTask, **options: Any) -> Internals
     if len(encoded.queries) < 2:
         return None
     first = dataclasses.replace(encoded.zero_shot, queries=encoded.queries[:REFERENCES])
-    batches = list(stream(tuned, first, record=True, **options))
-    back = back_in_order([row for batch in batches for row in batch.rows])
-    return Internals.join([batch.internals for batch in batches])[back]
+    return collect(list(stream(tuned, first, record=True, **options)), first).internals  # left where the model is
 
 
 def measure_streams(

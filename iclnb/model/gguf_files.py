@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iclnb.model.architectures import LAYOUTS
 from iclnb.model.layouts import CheckpointError, Layout
+from iclnb.model.tokenizer_files import unreadable
 
 MAGIC = b"GGUF"
 ROTARY = {  # entry of config.json -> key of the metadata, after the architecture's name
@@ -178,8 +179,7 @@ def gguf_tokenizer(file: Path) -> Any:
         if len(tokenizer) > (own := len(fields["tokenizer.ggml.tokens"].data)):
             tokenizer = _without_added(tokenizer, own)
     except Exception as error:  # transformers raises many kinds here, some of several lines
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{file} holds no tokenizer that transformers can read ({reason})") from error
+        raise unreadable(file, error) from error
     return tokenizer
 
 

@@ -36,9 +36,14 @@ def read_tokenizer(folder: Path) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # transformers raises many kinds here, and a panic of tokenizers is no Exception
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{folder} holds no tokenizer that transformers can read ({reason})") from error
+        raise unreadable(folder, error) from error
     return tokenizer
+
+
+def unreadable(place: Path, error: BaseException) -> CheckpointError:
+    """What is said of a tokenizer that transformers raises an error for: its first line."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return CheckpointError(f"{place} holds no tokenizer that transformers can read ({reason})")
 
 
 def _class_name(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iclnb.paths import EMBEDDED, chosen_model
+from iclnb.paths import EMBEDDED, chosen_model, local_path
 
 EVALUATION_SEED = 1  # the official code shuffles every evaluation split with it
 EVALUATION_LIMIT = 2000  # and keeps at most so many examples
@@ -175,10 +175,8 @@ def load_task(name: str, source: str | Path = "auto") -> Task:
     spec = SPECS[name]
     if source == "hub":
         splits = _from_hub(spec)
-    elif Path(source).expanduser().is_dir():
-        splits = {
-            split: _from_file(spec, Path(source).expanduser(), split) for split in ("train", spec.evaluation_split)
-        }
+    elif local_path(source).is_dir():
+        splits = {split: _from_file(spec, local_path(source), split) for split in ("train", spec.evaluation_split)}
     else:
         raise TaskError(f"source is {str(source)!r}, which is no folder here; accepted are 'sample', 'hub' or a folder")
     return build_task(spec, str(source), splits["train"], splits[spec.evaluation_split])
