@@ -2,22 +2,13 @@
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from toys import save_fairseq_tokenizer, toy_task
+from toys import toy_task
 from transformers import PreTrainedTokenizerFast
 
 import iclnb
-from iclnb.model.checkpoints import load_tokenizer
 from iclnb.tasks.encoding import encode, encode_piece
 from iclnb.tasks.prompts import encode_answers
 from iclnb.tasks.task import SPECS
-
-
-@pytest.fixture(scope="module")
-def fairseq(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    save_fairseq_tokenizer(folder)
-    (folder / "config.json").write_text('{"model_type": "xglm"}')
-    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="module")

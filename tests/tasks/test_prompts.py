@@ -1,9 +1,8 @@
 """Prompts: each task's few-shot prompt as a hand-written string, and token by token."""
 
 import pytest
-from toys import save_fairseq_tokenizer, toy_task
+from toys import toy_task
 
-from iclnb.model.checkpoints import load_tokenizer
 from iclnb.model.gpt import GPTConfig
 from iclnb.tasks.prompts import build_prompt, encode_answers, encode_query, encode_task
 from iclnb.tasks.task import SPECS, Example, build_task, make_example
@@ -34,12 +33,9 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    save_fairseq_tokenizer(folder)
-    (folder / "config.json").write_text('{"model_type": "xglm"}')
-    return load_tokenizer(folder)
+@pytest.fixture
+def tokenizer(fairseq):
+    return fairseq
 
 
 @pytest.fixture
