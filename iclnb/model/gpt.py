@@ -146,7 +146,7 @@ class Prefix:
 
     keys: list[Tensor]
     values: list[Tensor]
-    sums: list[Tensor] | None = None
+    sums: list[Tensor | None] | None = None
 
     @property
     def length(self) -> int:
@@ -210,7 +210,7 @@ class SelfAttention(nn.Module):
         else:
             y, _ = prefix_attention(q, k, v, *prefix[:2], mask)  # (B, H, T, D)
         if self.momentum is not None:
-            y = self.momentum(own_v, y, None if prefix is None else prefix[2], mask, positions, at)  # (B, H, T, D)
+            y = self.momentum(own_v, y, prefix and prefix[2], mask, positions, at, query)  # (B, H, T, D)
         output = self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
         if recorder is not None:
             recorder.take(query, q, k, v, output, prefix[0] if prefix is not None else None)
@@ -358,10 +358,10 @@ class GPT(nn.Module):
         recorder = Recorder("key", "value")
         self.hidden(ids, before, recorder)
         keys, values, sums = recorder.layers["key"], recorder.layers["value"], None
-        if self.config.momentum is not None:
+        momenta = [block.attn.momentum for block in self.blocks]
+        if any(momenta):
             earlier = [None] * len(values) if before is None else before.sums
-            momenta = [block.attn.momentum for block in self.blocks]
-            sums = [m.carry(v, s) for m, v, s in zip(momenta, values, earlier, strict=True)]  # (1, H, D) each
+            sums = [m and m.carry(v, s) for m, v, s in zip(momenta, values, earlier, strict=True)]  # (1, H, D) each
         if before is not None:
             keys = [torch.cat(pair, dim=2) for pair in zip(before.keys, keys, strict=True)]  # (1, G, P + T, D) each
             values = [torch.cat(pair, dim=2) for pair in zip(before.values, values, strict=True)]

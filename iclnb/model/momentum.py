@@ -59,6 +59,7 @@ class Momentum(nn.Module):
         mask: Tensor | None,
         positions: Tensor | None,
         at: Tensor | None = None,
+        query: Tensor | None = None,
     ) -> Tensor:
         """Attention's output with the momentum term added.
 
@@ -69,6 +70,7 @@ class Momentum(nn.Module):
             mask: (B, 1, T, T) bool, which tokens each token sees, where a sequence forks; None is the earlier ones.
             positions: with a mask, the place of each token after the prefix, (B, T) int.
             at: with a mask (B, 1, A, T), the A tokens of each sequence that y (B, H, A, D) is for, (B, A) int.
+            query: queries, (B, H, T, D), which this momentum does not ask; rivals of it do (iclnb.model.terms).
 
         Returns:
             (B, H, T, D).

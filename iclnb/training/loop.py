@@ -101,7 +101,7 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     device = next(model.parameters()).device
     precision, fused = training_precision(device), device.type == "cuda" or None  # one launch, where launches cost most
     named = dict(model.named_parameters())
-    inside = {name for name, p in named.items() if p.ndim == 2 and "blocks." in name}
+    inside = {name for name, p in named.items() if p.ndim == 2 and "blocks." in name and ".momentum." not in name}
     matrices = [p for name, p in named.items() if name in inside]
     others = [p for name, p in named.items() if name not in inside]
     return [
@@ -232,7 +232,7 @@ def train(
         step = state["step"]
         set_rates(optimizers, schedule, step)
         batch = tuple(tensor.to(device) for tensor in batches(step))
-        value = training_step(network, optimizers, batch, nn.Module.__call__, accelerator)
+        value = training_step(network, optimizers, batch, accelerator)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; lower matrix_lr {schedule.matrix_lr}")
         state["step"] += 1
@@ -268,17 +268,16 @@ def train(
 
 
 def training_step(
-    model: nn.Module,
+    objective: Callable[[Batch], tuple[Tensor, Tensor]],
     optimizers: Sequence[torch.optim.Optimizer],
     batch: Batch,
-    loss: Loss = token_loss,
     accelerator: "Accelerator | None" = None,
 ) -> float:
-    """One step of all optimisers down the mean loss of a batch, which it returns.
+    """One step of all optimisers down the mean loss of a batch, which it returns; `objective` is an Objective.
 
     With several processes the mean is over the batches of all, and so is the gradient.
     """
-    summed, weight = loss(model, batch)  # (), ()
+    summed, weight = objective(batch)  # (), ()
     mean = summed / total(weight, accelerator)  # (), this process's part of it
     (mean * place(accelerator)[1]).backward()  # the gradients are averaged over processes, not summed
     for optimizer in optimizers:
