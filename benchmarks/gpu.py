@@ -31,7 +31,7 @@ from iclnb.model.gpt import GPT, GPTConfig
 from iclnb.paths import write_whole
 from iclnb.tasks import prompts
 from iclnb.training import pretrain
-from iclnb.training.loop import Schedule, make_optimizers, training_step
+from iclnb.training.loop import Objective, Schedule, make_optimizers, token_loss, training_step
 
 GB, FREE = 1e9, 15  # of memory, that a free Colab T4 leaves
 RESULT = HERE / "results" / "gpu.json"
@@ -163,8 +163,8 @@ def training(config: GPTConfig, B: int, T: int, compiled: bool, options: argpars
     model = GPT(config).initialise(0).to(options.device)
     ids = torch.randint(1000, (B, T), generator=torch.Generator().manual_seed(0)).to(options.device)  # (B, T)
     batch, optimizers = (ids, ids, torch.ones(B, T, device=options.device)), make_optimizers(model, Schedule(100))
-    network = torch.compile(model) if compiled else model
-    return lambda: training_step(network, optimizers, batch)
+    objective = Objective(torch.compile(model) if compiled else model, token_loss)
+    return lambda: training_step(objective, optimizers, batch)
 
 
 def made(shape: str, task: str, options: argparse.Namespace) -> tuple[Any, GPT]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from iclnb.attention.ema import chunked, exponential_sum, loop, takes_kernel, toeplitz
 from iclnb.attention.precision import widen
 from iclnb.model.gpt import GPT, GPTConfig
-from iclnb.training.loop import Schedule, make_optimizers, training_step
+from iclnb.training.loop import Objective, Schedule, make_optimizers, token_loss, training_step
 from iclnb.training.pretrain import POCKET
 
 LENGTHS = {"cpu": (512, 1024, 2048, 4096), "cuda": (1024, 2048, 4096, 8192, 16384)}
@@ -125,7 +125,8 @@ def training(options: argparse.Namespace) -> dict:
             .to(options.device)
         )
         optimizers = make_optimizers(model, Schedule(1))
-        works[way] = lambda model=model, optimizers=optimizers: training_step(model, optimizers, batch)
+        objective = Objective(model, token_loss)
+        works[way] = lambda objective=objective, optimizers=optimizers: training_step(objective, optimizers, batch)
     times = take_turns(works, options)
     row = {"B": len(ids), "T": ids.shape[1], "plain, ms": 1e3 * statistics.median(times["plain"])}
     return row | ratios(times)

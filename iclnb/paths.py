@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -113,13 +113,26 @@ def staged(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def stamp(said: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file's bytes do: its inode, size, and times of change.
+
+    Two changes within one tick of the file system's clock (some milliseconds; a second or two on some network and USB
+    drives) that keep the size look like one.
+    """
+    return said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns
+
+
+def state(files: Iterable[Path]) -> tuple[tuple, ...]:
+    """Where each of the files that exist is, and its stamp."""
+    return tuple((str(file.absolute()), *stamp(file.stat())) for file in files if file.is_file())
+
+
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's bytes, in hex; remembered in the cache folder until the file changes."""
     where = file.resolve()
     kept = cache_folder() / "sha256" / hashlib.sha256(os.fsencode(where)).hexdigest()
     with where.open("rb") as opened:
-        said = os.fstat(opened.fileno())
-        state = f"{said.st_ino} {said.st_size} {said.st_mtime_ns} {said.st_ctime_ns}"
+        state = " ".join(map(str, stamp(os.fstat(opened.fileno()))))
         with suppress(OSError, ValueError):
             known, digest = kept.read_text().split("\n")
             if known == state:

@@ -25,7 +25,7 @@ from iclnb.experiment.results import Results, fingerprint, source_of
 from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task
 from iclnb.model.checkpoints import FETCHED, find_folder, load
 from iclnb.model.gpt import GPT
-from iclnb.paths import EMBEDDED, chosen_model, local_path
+from iclnb.paths import EMBEDDED, chosen_model, local_path, state
 from iclnb.tasks.formats import PromptFormat
 from iclnb.tasks.prompts import EncodedTask, encode_task
 from iclnb.tasks.task import Task, choose_source, load_task
@@ -260,16 +260,6 @@ def loaded_task(name: str, source: str | Path = "auto") -> Task:
 @functools.lru_cache(maxsize=16)
 def _load_task(name: str, source: str, files: tuple) -> Task:
     return load_task(name, source)
-
-
-def state(files: Iterable[Path]) -> tuple:
-    """What changes when a file does: where it is, its inode, size, and times of change.
-
-    Two changes within one tick of the file system's clock (some milliseconds; a second or two on some network and USB
-    drives) that keep the size look like one.
-    """
-    found = ((file.absolute(), file.stat()) for file in files if file.is_file())
-    return tuple((str(file), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in found)
 
 
 def _each(function: Callable, settings: Iterable[Setting], client: "Client | None") -> Iterator[tuple[Setting, Any]]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from iclnb.model.layouts import CheckpointError
-from iclnb.paths import sha256_of
+from iclnb.paths import sha256_of, state
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
@@ -141,15 +141,13 @@ def blob_of(file: Path) -> Path | None:
     return target if target.parent == blobs else None
 
 
-def state_of(place: Path) -> list[tuple]:
-    """What changes when a checkpoint is written to: of each file that load may read, its name, node, size and time."""
-    files = [place] if place.is_file() else [file for file in sorted(place.iterdir()) if _is_read(file)]
-    stats = [(file.name, file.stat()) for file in files if file.exists()]
-    return [(name, said.st_ino, said.st_size, said.st_mtime_ns) for name, said in stats]
+def state_of(place: Path) -> tuple[tuple, ...]:
+    """What changes when a checkpoint is written to: the state of each file that load may read."""
+    return state([place] if place.is_file() else filter(_is_read, sorted(place.iterdir())))
 
 
 def _is_read(file: Path) -> bool:
-    return file.name in (CONFIG, INDEX, *TOKENIZER) or file.suffix == ".safetensors"
+    return file.name in (CONFIG, INDEX, *TOKENIZER) or file.suffix in (".safetensors", ".gguf")
 
 
 def damaged(folder: Path) -> list[Path]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from iclnb.interrupts import noted
 from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
@@ -228,8 +227,8 @@ def seconds_a_step(config: GPTConfig, batch: Batch, device: str | torch.device, 
     optimizers, network = make_optimizers(model, Schedule(1)), Objective(model, token_loss)
     if compile:
         network.compile(fullgraph=True)
-    training_step(network, optimizers, batch, nn.Module.__call__)
+    training_step(network, optimizers, batch)
     started = time.perf_counter()
     for _ in range(4):
-        training_step(network, optimizers, batch, nn.Module.__call__)
+        training_step(network, optimizers, batch)
     return (time.perf_counter() - started) / 4

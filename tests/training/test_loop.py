@@ -61,7 +61,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens():
     weights = torch.rand(8, 16)
     log_probs = model(inputs).double().log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)  # (8, 16)
     expected = -(log_probs * weights).sum() / weights.sum()
-    found = loop.training_step(model, [], (inputs, targets, weights))
+    found = loop.training_step(loop.Objective(model, loop.token_loss), [], (inputs, targets, weights))
     assert found == pytest.approx(expected.item(), rel=1e-2)  # bfloat16 where the machine has it
 
 
