@@ -71,9 +71,9 @@ def toy_task(train: int = 12, evaluation: int = 9, name: str = "sst2") -> Task:
     return build_task(spec, "toy", map(example, range(train)), map(example, range(100, 100 + evaluation)))
 
 
-def script(name: str):
-    """The module data/`name`/make.py, loaded anew."""
-    spec = importlib.util.spec_from_file_location("make", Path(__file__).parents[1] / "data" / name / "make.py")
+def script(name: str, file: str = "make.py"):
+    """The module data/`name`/`file`, loaded anew."""
+    spec = importlib.util.spec_from_file_location("make", Path(__file__).parents[1] / "data" / name / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

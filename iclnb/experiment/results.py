@@ -192,6 +192,12 @@ def stored(*kinds: str, folder: Path | None = None) -> dict[tuple[str, str, int]
     return records
 
 
+def write_records(file: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Write named records into one JSON file, a line each in the order of their names, whole or not at all."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(records[key])}" for key in sorted(records))
+    write_whole(file, f"{{\n{lines}\n}}\n".encode())
+
+
 def by_seed(
     records: dict[tuple[str, str, int], dict[str, Any]], kind: str, arm: str, value: Callable[[dict], float]
 ) -> list[float]:
