@@ -11,7 +11,7 @@ TRITON := triton==3.9.0
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges pictures lint format pocket-gpt clean
+.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms pictures lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -41,11 +41,14 @@ test-everywhere: $(INSTALLED) ## compare all notebooks as other machines round: 
 test-lowest: build/lowest.txt ## run all tests with the oldest packages allowed, in an environment of their own in build/
 	@$(MAKE) test VENV=build/lowest LOCK=$<
 
-notebooks: badges ## execute the committed notebooks in place
+notebooks: badges terms ## execute the committed notebooks in place
 	@$(BIN)/python tools/notebooks.py refresh
 
 badges: $(INSTALLED) ## stamp the Colab and Binder links, the reading times, and the README's table
 	@$(BIN)/python tools/notebooks.py badges
+
+terms: $(INSTALLED) ## link the words of docs/glossary.md where each notebook first uses them
+	@$(BIN)/python tools/terms.py
 
 pictures: $(INSTALLED) ## draw the pictures of an idea, notebooks/pictures/*.svg
 	@$(BIN)/python notebooks/pictures/make.py

@@ -310,6 +310,7 @@ EXERCISE = re.compile(r"^(#+) .*\bExercise\b", re.MULTILINE)
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 OWN_TIME = re.compile(r"\*(\d+) minutes")
 FORMULA = re.compile(r"\$\$.+?\$\$", re.DOTALL)
+TO_GLOSSARY = re.compile(r"(?<=\])\([./]+docs/glossary\.md#[^)]*\)")  # what tools/terms.py adds; nobody reads it
 TIME = re.compile(r"^\| [^|\n]*?(?=; the code runs)", re.MULTILINE)
 
 
@@ -326,7 +327,7 @@ def minutes(notebook):
         if inside or INSTALL_TAG in cell.metadata.get("tags", []):
             continue
         if cell.cell_type == "markdown":
-            text = BADGES.sub("", cell.source).partition("<details>")[0]
+            text = TO_GLOSSARY.sub("", BADGES.sub("", cell.source).partition("<details>")[0])
             text, formulas = FORMULA.subn(" ", text)  # a formula is read as slowly as a line of code
             read += formulas * MINUTES_A_LINE
             read += len(re.findall(r"[^\W\d_]\w*", text)) / WORDS_A_MINUTE
