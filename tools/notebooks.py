@@ -360,25 +360,53 @@ def stamp_notebook(notebook, path):
 
 
 def stamp_readme(text):
-    """Fills the README's table: a notebook that exists is linked, with its badges; one that does not is planned."""
+    """Fills the README's table: a notebook that exists is linked, and opened by links that stand below the table."""
     table = TABLE.search(text)
     if table is None:
         raise NotebookFailed("README.md has no table between <!-- notebooks --> and <!-- /notebooks -->.")
-    lines, missing = [], {relative(path) for path in find_notebooks()}
-    for line in table[2].splitlines():
+    lines, links, missing = [], [], {relative(path) for path in find_notebooks()}
+    for number, line in enumerate(table[2].splitlines()):
         row = ROW.match(line)
-        if row and line not in table[2].splitlines()[:2]:  # all but the two lines of the heading
+        if row and number > 1:  # all but the two lines of the heading
             name = row["linked"] or row["plain"]
-            path = ROOT / "notebooks" / f"{name}.ipynb"
+            path, short = ROOT / "notebooks" / f"{name}.ipynb", name.rpartition("/")[2].partition("_")[0]
             missing.discard(relative(path))
             if path.exists():
-                line = f"| [{name}]({relative(path)}) | {row['what']} | {badge_links(path)} |"
+                line = f"| [{name}]({relative(path)}) | {row['what']} | [Colab][c{short}], [Binder][b{short}] |"
+                places = (("c", "Colab"), ("b", "Binder"))
+                links += [f"[{key}{short}]: {URLS[place]}/{relative(path)}" for key, place in places]
             else:
                 line = f"| {name} | {row['what']} | planned |"
-        lines.append(line)
+        if line.startswith("|"):
+            lines.append(line)
     if missing:
         raise NotebookFailed(f"README.md's table has no row for: {', '.join(sorted(missing))}.")
-    return text[: table.start(2)] + "\n".join(lines) + "\n" + text[table.end(2) :]
+    return text[: table.start(2)] + "\n".join([*lines, "", *links]) + "\n" + text[table.end(2) :]
+
+
+def stamp_files(stamp, what, arguments=None):
+    """The command line of a tool that stamps notebooks: `stamp` gives the new text of a file from (text, path).
+
+    `what` is what is stamped, and the target of the Makefile that does it. Returns the exit status.
+    """
+    parser = argparse.ArgumentParser(description=f"Stamp the notebooks with their {what}.")
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if something is stale")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="all of them where none is named")
+    given, stale = parser.parse_args(arguments), []
+    try:
+        for path in (path.resolve() for path in given.notebooks or find_notebooks()):
+            text = path.read_text(encoding="utf-8")
+            if (stamped := stamp(text, path)) != text:
+                stale.append(relative(path))
+                if not given.check:
+                    write(stamped, path)
+                    print(f"stamped {relative(path)}")
+        if given.check and stale:
+            raise NotebookFailed("\n  ".join([f"Stale {what}; `make {what}` stamps them:", *stale]))
+    except NotebookFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ docs/glossary.md has a heading for each word and, in a comment below it, the for
 in a heading, a table, code, a formula, another link, or what a reader has to unfold. Twice does what once does.
 """
 
-import argparse
 import json
 import os
 import re
@@ -88,25 +87,9 @@ def stamp(text, path, entries):
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a link is stale")
-    parser.add_argument("notebooks", nargs="*", type=Path, help="all of them where none is named")
-    given, entries, stale = parser.parse_args(arguments), read_glossary(), []
-    for path in (path.resolve() for path in given.notebooks or tool.find_notebooks()):
-        text = path.read_text(encoding="utf-8")
-        if (stamped := stamp(text, path, entries)) != text:
-            stale.append(tool.relative(path))
-            if not given.check:
-                tool.write(stamped, path)
-                print(f"linked {tool.relative(path)}")
-    if given.check and stale:
-        raise tool.NotebookFailed("Stale links to the glossary; `make terms` makes them:\n  " + "\n  ".join(stale))
-    return 0
-
-
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        words = read_glossary()
     except tool.NotebookFailed as failure:
         sys.exit(str(failure))
+    sys.exit(tool.stamp_files(lambda text, path: stamp(text, path, words), "terms"))
