@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-__version__ = "0.1.0"  # of this package; every stored result carries it
+__version__ = "0.2.0"  # of this package; every stored result carries it
 EMBEDDED = "pocket-gpt"
 
 
