@@ -7,11 +7,12 @@ PYTHON := python3.11 python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRITON := triton==3.9.0
+SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 # What fine-tunes: there a rounding grows until it shows.
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms pictures lint format pocket-gpt clean
+.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -41,7 +42,7 @@ test-everywhere: $(INSTALLED) ## compare all notebooks as other machines round: 
 test-lowest: build/lowest.txt ## run all tests with the oldest packages allowed, in an environment of their own in build/
 	@$(MAKE) test VENV=build/lowest LOCK=$<
 
-notebooks: badges terms ## execute the committed notebooks in place
+notebooks: badges terms summaries ## execute the committed notebooks in place
 	@$(BIN)/python tools/notebooks.py refresh
 
 badges: $(INSTALLED) ## stamp the Colab and Binder links, the reading times, and the README's table
@@ -49,6 +50,13 @@ badges: $(INSTALLED) ## stamp the Colab and Binder links, the reading times, and
 
 terms: $(INSTALLED) ## link the words of docs/glossary.md where each notebook first uses them
 	@$(BIN)/python tools/terms.py
+
+summaries: $(INSTALLED) ## put the Chinese summary of each notebook into its first cell
+	@$(BIN)/python tools/summaries.py
+
+slides: $(INSTALLED) ## build the course's slides into build/slides (npm fetches reveal.js and MathJax)
+	@npm install --silent --no-save --no-audit --no-fund --prefix build/npm $(SLIDES)
+	@$(BIN)/python tools/slides.py build/npm/node_modules
 
 pictures: $(INSTALLED) ## draw the pictures of an idea, notebooks/pictures/*.svg
 	@$(BIN)/python notebooks/pictures/make.py
