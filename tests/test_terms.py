@@ -54,6 +54,13 @@ def test_each_word_has_one_place_in_the_order_of_the_alphabet():
         assert of_letter == sorted(of_letter, key=lambda word: terms.slug(word).replace("-", " "))
 
 
+def test_jupyterlab_which_keeps_capitals_finds_every_word():
+    text = terms.GLOSSARY.read_text(encoding="utf-8")
+    for word in re.findall(r"^### (.+)$", text, re.MULTILINE):
+        anchor = f'<a id="{terms.slug(word)}"></a>\n\n### {word}\n'
+        assert (anchor in text) == (word.replace(" ", "-") != terms.slug(word)), f"the anchor of {word}"
+
+
 def test_every_anchor_that_is_linked_is_a_heading():
     for path in [*tool.ROOT.glob("*.md"), *tool.ROOT.glob("docs/**/*.md"), *PATHS]:
         for page, anchor in re.findall(r"\]\(((?:[\w./-]*\.md)?)#([^)\s]+)\)", path.read_text(encoding="utf-8")):
