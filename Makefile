@@ -55,6 +55,7 @@ summaries: $(INSTALLED) ## put the Chinese summary of each notebook into its fir
 	@$(BIN)/python tools/summaries.py
 
 slides: $(INSTALLED) ## build the course's slides into build/slides (npm fetches reveal.js and MathJax)
+	@command -v npm > /dev/null || { echo "npm is needed, once, to fetch $(SLIDES); it comes with Node.js." >&2; exit 1; }
 	@npm install --silent --no-save --no-audit --no-fund --prefix build/npm $(SLIDES)
 	@$(BIN)/python tools/slides.py build/npm/node_modules
 

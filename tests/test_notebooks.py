@@ -159,6 +159,12 @@ def test_every_name_has_a_row_in_the_readme_and_every_stamp_is_current():
     tool.badges(PATHS, check=True)  # raises where one is stale
 
 
+def test_what_the_readme_opens_elsewhere_is_defined_below_its_table():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    used, defined = re.findall(r"\]\[(\w+)\]", readme), re.findall(r"^\[(\w+)\]: http", readme, re.MULTILINE)
+    assert set(used) == set(defined) and len(defined) == len(set(defined)) == 2 * len(PATHS)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The tool, in a small copy of the house
 
