@@ -12,7 +12,7 @@ SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures lint format pocket-gpt clean
+.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures book lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -62,6 +62,9 @@ slides: $(INSTALLED) ## build the course's slides into build/slides (npm fetches
 pictures: $(INSTALLED) ## draw the pictures of an idea, notebooks/pictures/*.svg
 	@$(BIN)/python notebooks/pictures/make.py
 
+book: $(VENV)/.extra-book ## build the book, a site in build/book/
+	@$(BIN)/python tools/book.py
+
 lint: $(INSTALLED) ## check style, notebooks included
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -93,6 +96,11 @@ $(INSTALLED): pyproject.toml $(LOCK) | $(BIN)/python
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || \
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(TRITON) || \
 	echo "Triton has no build for this machine: the tests of its kernel will be skipped."
+	@touch $@
+
+# What only some targets need: an extra of pyproject.toml, by its name.
+$(VENV)/.extra-%: $(INSTALLED)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c $(LOCK) -e '.[$*]'
 	@touch $@
 
 build/lowest.txt: pyproject.toml constraints.txt tools/lowest.py

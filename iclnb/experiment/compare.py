@@ -105,7 +105,7 @@ def wide(x: Tensor) -> Tensor:
 def noise_of(
     rows: Sequence[int], shape: Sequence[int], seed: int, normal: bool = False, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Noise, (len(rows), *shape), wide, uniform in [0, 1) or normal; a row's depends on row, seed and device alone.
+    """Noise, `(len(rows), *shape)`, wide, uniform in [0, 1) or normal; a row's depends on row, seed and device alone.
 
     So an example meets the same noise whichever batch it comes in.
     """

@@ -184,9 +184,9 @@ def mul(registers: Registers, a: str, b: str, out: str, shape: tuple[int, int, i
 
 
 def div(registers: Registers, a: str, by: str, out: str) -> nn.Sequential:
-    """Sets register `out` to a / |by|, by LayerNorm.
+    """Sets register `out` to `a / |by|`, by LayerNorm.
 
-    With LARGE by and -LARGE by in the stream, its standard deviation is LARGE |by| sqrt(2 / C); LayerNorm divides by
+    With LARGE by and -LARGE by in the stream, its standard deviation is `LARGE |by| sqrt(2 / C)`; LayerNorm divides by
     that, and the difference to an entry that is 0 removes the mean.
 
     Args:
