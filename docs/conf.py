@@ -29,7 +29,6 @@ suppress_warnings = ["toc.empty_glob"]  # a part of the book that is not written
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 88
 default_role = "literal"  # `name` in a docstring is code
 napoleon_use_rtype = False
 
@@ -44,6 +43,7 @@ html_extra_path = ["extra"]
 html_css_files = ["book.css"]
 html_js_files = [("explorer.js", {"defer": "defer"})]
 html_copy_source = False
+html_use_index = html_domain_indices = False  # the search finds the same
 html_theme_options = {
     "repository_url": URLS["Repository"],
     "repository_branch": URLS["Colab"].rpartition("/")[2],

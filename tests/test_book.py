@@ -35,7 +35,7 @@ def test_contents_take_each_page_once_and_the_parts_that_there_are():
     names = ["index", "notebooks/00_a", "notebooks/labs/a_b", "zh/index", "zh/a", "glossary", "new", "package/index"]
     text = book.contents([Path(f"{name}.md") for name in names])
     assert sorted(set(names) - {"index"}) == sorted(re.findall(r"^[a-z/_0]+$", text, re.MULTILINE))
-    assert text.index("glossary") < text.index("package/index") < text.index("new") < text.index("zh/index")
+    assert text.index("glossary") < text.index("new") < text.index("package/index") < text.index("zh/index")
     assert "The course" not in text and "In the browser" not in text
 
 

@@ -1,6 +1,6 @@
 """Build the book, a static site, into build/book/.
 
-    python tools/book.py            gather the pages, then have Sphinx make the site; a warning is an error
+    python tools/book.py    draw the explorers, gather the pages, have Sphinx make the site; a warning is an error
 
 Pages are the Markdown files of docs/, the notebooks as they were saved, the guide of the package and one page a room of
 it. They are gathered in build/book-source/, each link rewritten for where its target went: to the page, or, where the
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import explorers
 import notebooks as tool
 
 ROOT = tool.ROOT
@@ -32,7 +33,8 @@ PARTS = {
     "The labs": ["notebooks/labs/*"],
     "In the browser": ["live/*"],
     "The course": ["course/index", "course/*"],
-    "To look up": ["glossary", "notation", "package/index", "reading_list", "*"],
+    "To look up": ["glossary", "notation", "reading_list", "*"],
+    "The package": ["package/index", "package/*"],
     "中文": ["zh/index", "zh/*"],
 }
 # What formulas need of MathJax: the program, what it loads when a formula asks for it, fonts, and spoken English.
@@ -74,7 +76,7 @@ def relink(text, path, pages):
 
 def notebook_page(path, pages):
     """Returns the text of a notebook's page: as it was saved, less what is there for a run and for tests alone."""
-    notebook = tool.read(path)
+    notebook, up = tool.read(path), "../" * len(pages[path].parent.parts)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = relink(tool.BADGES.sub("", cell.source), path, pages)
@@ -83,6 +85,9 @@ def notebook_page(path, pages):
         texts = [output.data["text/plain"] for output in cell.outputs if "image/png" in output.get("data", {})]
         if texts:  # the alternative text, which plots.show puts beside each figure
             cell.metadata["mystnb"] = {"image": {"alt": texts[0].removeprefix("Figure: ")}}
+        for output in cell.outputs:
+            if output.get("data", {}).get("text/plain") == tool.WIDGET_TEXT:
+                output.data = {"text/html": explorers.to_html(path, f"{up}_static/explorers/{path.stem}")}
     notebook.cells = [cell for cell in notebook.cells if tool.INSTALL_TAG not in cell.metadata.get("tags", [])]
     return tool.to_text(notebook)
 
@@ -112,20 +117,17 @@ def room_page(room):
 
 def contents(places):
     """Returns the table of contents, which takes each place once, where a pattern of PARTS first meets it."""
-    left, trees = {place.with_suffix(""): place for place in places if place != Path("index.md")}, []
+    left, trees = [place.with_suffix("") for place in places if place != Path("index.md")], []
     for caption, patterns in PARTS.items():
         entries = []
         for pattern in patterns:
             depth = pattern.count("/") + 1
             entries += (met := [name for name in left if name.match(pattern) and len(name.parts) == depth])
-            left = {name: place for name, place in left.items() if name not in met}
+            left = [name for name in left if name not in met]
         if entries:
-            trees.append(toctree([name.as_posix() for name in entries], f":caption: {caption}"))
+            lines = ["```{toctree}", ":hidden:", f":caption: {caption}", "", *map(Path.as_posix, entries), "```"]
+            trees.append("\n".join(lines))
     return "\n\n".join(trees)
-
-
-def toctree(entries, *options):
-    return "\n".join(["```{toctree}", ":hidden:", *options, "", *entries, "```"])
 
 
 def gather():
@@ -136,16 +138,17 @@ def gather():
             texts[place] = notebook_page(path, pages)
         else:
             texts[place] = relink(path.read_text(encoding="utf-8"), path, pages)
-    index, guide = Path("index.md"), pages[GUIDE]
-    texts[index] = texts[index].replace("<!-- notebooks -->", notebook_list()) + "\n" + contents(pages.values())
-    texts[guide] += "\n" + toctree(ROOMS)
-    texts |= {guide.with_name(f"{room}.md"): room_page(room) for room in ROOMS}
+    texts |= {pages[GUIDE].with_name(f"{room}.md"): room_page(room) for room in ROOMS}
+    index = Path("index.md")
+    texts[index] = texts[index].replace("<!-- notebooks -->", notebook_list()) + "\n" + contents(texts)
     files |= {Path("conf.py"): DOCS / "conf.py"}
     files |= {path.relative_to(DOCS): path for path in (DOCS / "_static").rglob("*") if path.is_file()}
     files |= {path.relative_to(ROOT): path for path in (ROOT / "notebooks").rglob("*.svg")}
     mathjax = Path(str(importlib.resources.files("sphinx-mathjax-offline"))) / "static" / "mathjax"
     found = [path for pattern in MATHJAX for path in mathjax.glob(pattern)]
     files |= {Path("_static", "mathjax", path.relative_to(mathjax)): path for path in found}
+    drawn = tool.BUILD / "explorers"
+    files |= {Path("_static", "explorers", path.relative_to(drawn)): path for path in drawn.glob("*/*.webp")}
     files |= {Path("extra", place): path for place, path in extra_files().items()}
     for place, text in texts.items():
         tool.write(text, SOURCE / place)
@@ -177,13 +180,18 @@ def build():
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "auto"]
     command += ["-d", str(tool.BUILD / "book-doctrees"), str(SOURCE), str(SITE)]
     status = subprocess.run(command, env=os.environ | {"ICLNB_ROOT": str(ROOT)}).returncode
-    for path in SITE.rglob("*.map"):  # for who debugs the theme
+    for path in [*SITE.rglob("*.map"), *SITE.rglob("locales/*/*/*")]:  # for who debugs the theme, or translates it
         path.unlink()
     return status
 
 
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    try:
+        explorers.draw(tool.find_notebooks(), os.cpu_count() or 1)
+    except tool.NotebookFailed as failure:
+        print(f"\n{failure}", file=sys.stderr)
+        return 1
     gather()
     if status := build():
         return status

@@ -174,13 +174,13 @@ async def each(work, paths, at_once, report):
         raise failed.exceptions[0] from None
 
 
-async def execute(path):
-    """Executes the notebook at `path` in its own folder.
+async def execute(path, notebook=None):
+    """Executes the notebook at `path`, or another one in its place, in the folder of `path`.
 
     Returns (notebook, peak): the executed copy, and the kernel's peak memory in MB (None where the system hides it).
     Raises NotebookFailed, which carries the copy as far as it came.
     """
-    notebook, index, peak = read(path), 0, None
+    notebook, index, peak = notebook or read(path), 0, None
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -47,13 +47,17 @@ def use_style() -> None:
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE, rc=rc)
 
 
-def to_png(fig: Figure) -> bytes:
+def to_png(fig: Figure, dpi: float | str = "figure") -> bytes:
     """Draws a figure into a PNG file and closes it.
 
     The same figure gives the same bytes: nothing in the file says when or by what it was made.
+
+    Args:
+        fig: the figure.
+        dpi: pixels an inch; the figure's own by default.
     """
     png = io.BytesIO()
-    fig.savefig(png, format="png", metadata={"Software": None})
+    fig.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
     plt.close(fig)
     return png.getvalue()
 

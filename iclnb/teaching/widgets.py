@@ -17,6 +17,7 @@ from iclnb.teaching import plots
 VIEW = "application/vnd.jupyter.widget-view+json"
 PLAIN = "Explorer (interactive: run the notebook to move its sliders)"
 INK, BLUE = "#111111", "1,115,178"  # the first colour of plots.PALETTE
+DENSITY = 2  # pixels of an explorer's figure for one of the page; many screens show two
 DARKEST = 0.6  # share of blue at the largest weight; INK on it keeps a contrast of more than 7 : 1
 
 
@@ -43,7 +44,8 @@ def control(name: str, values: Sequence, start) -> ipywidgets.Widget:
         raise ValueError(f"{name} starts at {start!r}, which is not one of {list(values)}")
     if isinstance(start, str):
         one_line = {"style": {"button_width": "auto"}, "layout": {"width": "auto"}}
-        return ipywidgets.ToggleButtons(options=values, value=start, description=name, **one_line)
+        buttons = ipywidgets.ToggleButtons(options=values, value=start, description=name, **one_line)
+        return buttons.add_class("widget-inline-hbox")  # the name before the buttons, as it is before a slider
     options = [(f"{value:g}", value) for value in values]
     redraw_when_let_go = {"continuous_update": False}
     return ipywidgets.SelectionSlider(options=options, value=start, description=name, **redraw_when_let_go)
@@ -102,12 +104,14 @@ def figure_of(draw: Callable, made: dict[str, ipywidgets.Widget]) -> tuple[ipywi
     Returns:
         The image, and the alternative text under it.
     """
-    image, caption = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
+    own_size = {"max_width": "100%", "align_self": "flex-start"}  # a box would stretch it
+    image, caption = ipywidgets.Image(format="png", layout=own_size), ipywidgets.HTML()
 
     def redraw(*_) -> None:
         try:
             fig, alt = draw(**{name: widget.value for name, widget in made.items()})
-            image.value, caption.value = plots.to_png(fig), html.escape(alt)
+            image.width = str(round(fig.get_figwidth() * fig.dpi))
+            image.value, caption.value = plots.to_png(fig, dpi=DENSITY * fig.dpi), html.escape(alt)
         except Exception as error:  # nobody reads the log of a callback; the page shows it
             caption.value = html.escape(f"{type(error).__name__}: {error}")
 

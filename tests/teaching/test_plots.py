@@ -130,6 +130,16 @@ def draw(height=1.0, order="up"):
     return a_figure(height if order == "up" else -height), f"height {height}, {order}"
 
 
+def drawn(height):
+    """The figure as an explorer draws it: sharp where a screen shows two pixels for one of the page."""
+    return plots.to_png(a_figure(height), dpi=220)
+
+
+def test_an_explorers_figure_is_as_wide_as_the_one_above_it_and_twice_as_fine():
+    image, _ = widgets.figure_of(draw, {})
+    assert int(image.width) == plots.WIDTH * 110 == Image.open(io.BytesIO(image.value)).width / 2
+
+
 def test_controls_start_at_the_defaults():
     made = widgets.controls(draw, {"height": [0.5, 1.0, 2.0], "order": ["down", "up"]})
     assert {name: widget.value for name, widget in made.items()} == {"height": 1.0, "order": "up"}
@@ -138,10 +148,9 @@ def test_controls_start_at_the_defaults():
 def test_a_moved_control_redraws_and_an_error_is_shown():
     made = widgets.controls(draw, {"height": range(1, 4), "order": ["down", "up"]})
     image, caption = widgets.figure_of(draw, made)
-    first = image.value
-    assert first == plots.to_png(a_figure(1.0)) and caption.value == "height 1, up"
+    assert image.value == drawn(1.0) and caption.value == "height 1, up"
     made["order"].value = "down"
-    assert image.value == plots.to_png(a_figure(-1.0)) and caption.value == "height 1, down"
+    assert image.value == drawn(-1.0) and caption.value == "height 1, down"
     made["height"].value = 3
     assert caption.value == "RuntimeError: too &lt;high&gt;"
 

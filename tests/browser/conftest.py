@@ -1,0 +1,58 @@
+"""A real browser, and the book as a web server gives it. Tests are skipped, saying so, where either is missing."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import pytest
+
+import book
+
+COMMANDS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The machine's Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[browser]'")
+    command = next(filter(None, map(shutil.which, COMMANDS)), None)
+    if command is None:
+        pytest.skip(f"needs a browser: none of {', '.join(COMMANDS)} is installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=command)
+        yield chromium
+        chromium.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The address of the book."""
+    if not (book.SITE / "index.html").exists():
+        pytest.skip("needs the book: make book")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=book.SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def page(browser, site):
+    """A new page at the width of a desk; the test fails if it complains, misses a file, or asks another host."""
+    made, trouble = browser.new_page(base_url=site, viewport={"width": 1300, "height": 900}), []
+    made.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    made.on("pageerror", lambda error: trouble.append(str(error)))
+    made.on("response", lambda got: trouble.append(f"{got.status} {got.url}") if got.status >= 400 else None)
+    made.on("request", lambda sent: trouble.append(sent.url) if is_elsewhere(sent.url, site) else None)
+    yield made
+    made.close()
+    assert not trouble
+
+
+def is_elsewhere(url, site):
+    return not url.startswith((f"{site}/", "data:", "blob:"))
