@@ -63,6 +63,7 @@ pictures: $(INSTALLED) ## draw the pictures of an idea, notebooks/pictures/*.svg
 	@$(BIN)/python notebooks/pictures/make.py
 
 book: $(VENV)/.extra-book ## build the book, a site in build/book/
+	@$(BIN)/python tools/explorers.py
 	@$(BIN)/python tools/book.py
 
 lint: $(INSTALLED) ## check style, notebooks included

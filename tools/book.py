@@ -1,6 +1,6 @@
 """Build the book, a static site, into build/book/.
 
-    python tools/book.py    draw the explorers, gather the pages, have Sphinx make the site; a warning is an error
+    python tools/book.py    gather the pages, then have Sphinx make the site; a warning is an error
 
 Pages are the Markdown files of docs/, the notebooks as they were saved, the guide of the package and one page a room of
 it. They are gathered in build/book-source/, each link rewritten for where its target went: to the page, or, where the
@@ -86,7 +86,8 @@ def notebook_page(path, pages):
         if texts:  # the alternative text, which plots.show puts beside each figure
             cell.metadata["mystnb"] = {"image": {"alt": texts[0].removeprefix("Figure: ")}}
         for output in cell.outputs:
-            if output.get("data", {}).get("text/plain") == tool.WIDGET_TEXT:
+            is_explorer = output.get("data", {}).get("text/plain") == tool.WIDGET_TEXT
+            if is_explorer and (explorers.folder_of(path) / explorers.DRAWN).exists():
                 output.data = {"text/html": explorers.to_html(path, f"{up}_static/explorers/{path.stem}")}
     notebook.cells = [cell for cell in notebook.cells if tool.INSTALL_TAG not in cell.metadata.get("tags", [])]
     return tool.to_text(notebook)
@@ -175,7 +176,8 @@ def copy(path, to):
 
 
 def build():
-    """Has Sphinx make the site; returns its exit status."""
+    """Has Sphinx make the site, all of it, from what it has read before and what is new; returns its exit status."""
+    shutil.rmtree(SITE, ignore_errors=True)
     (SOURCE / "extra").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "auto"]
     command += ["-d", str(tool.BUILD / "book-doctrees"), str(SOURCE), str(SITE)]
@@ -187,11 +189,6 @@ def build():
 
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    try:
-        explorers.draw(tool.find_notebooks(), os.cpu_count() or 1)
-    except tool.NotebookFailed as failure:
-        print(f"\n{failure}", file=sys.stderr)
-        return 1
     gather()
     if status := build():
         return status

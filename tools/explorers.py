@@ -1,5 +1,7 @@
 """Draw the notebooks' explorers at their settings, so that they work in the book, where no kernel runs.
 
+    python tools/explorers.py    draw those that are not drawn yet, as many at once as there are cores
+
 A notebook is run up to its explorer, which then draws one file for each setting instead of showing controls:
 build/explorers/NAME/0.webp and so on, the last control changing first, and explorer.json, which says what they show. It
 is run again only when its code, the package or the data has changed.
@@ -12,7 +14,9 @@ import io
 import itertools
 import json
 import math
+import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +25,7 @@ import nbformat
 
 import notebooks as tool
 
-CALL = "widgets.explorer("
+CALL, DRAWN = "widgets.explorer(", "drawn"
 MOST = 100  # settings of one explorer, so that its page stays under 3 MB
 DPI, COLOURS = 165, 64  # sharp on a screen of a phone; a figure has few colours, and blends between them
 # Explorers with more settings than MOST, or slow ones: the values of their controls that the book has.
@@ -121,7 +125,7 @@ def draw(paths, at_once):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         await tool.execute(path, notebooks[path])
-        (folder / "drawn").write_text(names[path], encoding="utf-8")
+        (folder / DRAWN).write_text(names[path], encoding="utf-8")
         return time.perf_counter() - begin
 
     def report(path, seconds):
@@ -133,7 +137,7 @@ def draw(paths, at_once):
 
 
 def is_drawn(path, name):
-    mark = folder_of(path) / "drawn"
+    mark = folder_of(path) / DRAWN
     return mark.exists() and mark.read_text(encoding="utf-8") == name
 
 
@@ -175,3 +179,16 @@ def control_html(name, values, start):
         f'<label data-count="{len(values)}" data-values="{words}"><span>{name}</span>{slider}'
         f"<output>{shown[start]}</output></label>"
     )
+
+
+def main():
+    try:
+        draw(tool.find_notebooks(), os.cpu_count() or 1)
+    except tool.NotebookFailed as failure:
+        print(f"\n{failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
