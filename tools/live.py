@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 import iclnb
 import npm
-from iclnb.language.miniatures import ARBITRARY_ANSWERS
+from iclnb.language import miniatures
 from iclnb.model.gpt import GPT
 from iclnb.model.recorder import Recorder
 from iclnb.tasks import TASKS, Task
@@ -96,7 +96,8 @@ def describe(task: Task) -> dict:
         split: [[*pattern.fullmatch(example.text).groups(), example.label] for example in pool[: SAMPLES[split]]]
         for split, pool in pools.items()
     }
-    return {"template": task.spec.template, "fields": names, "answers": task.answers, **samples}
+    about = miniatures.TASKS[task.name].attribute
+    return {"about": about, "template": task.spec.template, "fields": names, "answers": task.answers, **samples}
 
 
 def build(out: Path = OUT) -> None:
@@ -115,7 +116,7 @@ def build(out: Path = OUT) -> None:
         "layers": model.config.n_layer,
         "heads": model.config.n_head,
         "colours": plots.PALETTE.as_hex(),
-        "meaningless": ARBITRARY_ANSWERS[:5],
+        "meaningless": miniatures.ARBITRARY_ANSWERS[:5],
         "tasks": {name: describe(iclnb.load_task(name, "sample")) for name in TASKS},
         "vocabulary": vocabulary(tokenizer),
     }

@@ -10,7 +10,9 @@ ort.env.wasm.wasmPaths = { wasm: here("ort/ort-wasm-simd-threaded.wasm") };
 
 export class Model {
   static async load() {
-    return new Model(await ort.InferenceSession.create(here("pocket-gpt.onnx"), { executionProviders: ["wasm"] }));
+    const model = new Model(await ort.InferenceSession.create(here("pocket-gpt.onnx"), { executionProviders: ["wasm"] }));
+    await model.ask({ start: 0, demonstrations: [Array(200).fill(1)], query: [1], answers: [[1]] }, [1]); // the first call is slow
+    return model;
   }
 
   constructor(session) {
