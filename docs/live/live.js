@@ -140,7 +140,8 @@ async function answer() {
   history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(state))}`);
   const { prompt, pieces, tokens, notes, problem, warning } = compile(state, task(), tokenizer, data.limits);
   say(notes);
-  $("status").closest(".results").classList.toggle("stale", Boolean(problem));
+  box.classList.toggle("stale", Boolean(problem));
+  box.setAttribute("aria-busy", !problem);
   if (problem) return void ($("status").textContent = problem);
   await waited(0); // what was typed is shown first
   if (mine !== turn) return;
@@ -159,7 +160,7 @@ async function answer() {
   if (mine !== turn) return;
   last.curve = [...before.scores.map((scores) => scores.map(Math.exp)), p];
   view.showCurve(words, last.curve);
-  $("status").dataset.done = mine;
+  box.setAttribute("aria-busy", false);
 }
 
 function sentence(words, p, took) {
@@ -244,6 +245,7 @@ async function start(box) {
     rewrite();
   });
   addEventListener("resize", () => showAttention());
+  addEventListener("hashchange", rewriteWith(() => (state = fromAddress() ?? state)));
   state = fromAddress() ?? begin("sst2");
   attentionOf(chosen.layer, chosen.head);
   rewrite();

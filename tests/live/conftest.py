@@ -1,6 +1,12 @@
-"""What the tests of the page share: the page itself, in a folder."""
+"""What the tests of pages share: a page that is built, a server for it, and a browser."""
 
+import functools
+import http.server
 import os
+import shutil
+import threading
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from filelock import FileLock
@@ -25,3 +31,53 @@ def live(tmp_path_factory):
             except npm.NotFetched as error:
                 pytest.skip(str(error))
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser; where there is none, or nothing to steer it with, the test is skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # which root cannot have
+        yield browser
+        browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site(live):
+    """The address at which the page is served, as any static folder would be."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=live)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def visit(chromium):
+    """Opens an address: `with visit(address, width=360) as page`; nothing may go wrong while it is open."""
+
+    @contextmanager
+    def visit(address, width=1280, height=900, **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        page, wrong = context.new_page(), []
+        host = urlsplit(address).netloc
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.on(
+            "request", lambda r: wrong.append(r.url) if urlsplit(r.url).netloc not in ("", host) else None
+        )  # "" has what lies in the page itself
+        page.goto(address)
+        yield page
+        context.close()
+        assert not wrong, "errors on the page, or requests to another host"
+
+    return visit
