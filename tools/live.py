@@ -53,11 +53,11 @@ class Live(nn.Module):
             Logits, (A, V), and the attention weights of the last of `at`, (L, H, T).
         """
         model, recorder = self.model, Recorder("scores", at=at[-1:])
+        added = torch.zeros(()).masked_fill(~mask, float("-inf"))  # (1, 1, T, T) once, instead of in every layer
         x, rotary = model._embed(ids, positions)  # (1, T, C)
         for block in model.blocks:
-            x = block(x, rotary, None, mask, recorder)  # (1, T, C)
-        scores = torch.cat(recorder.layers["scores"])  # (L, H, T)
-        weights = scores.masked_fill(~mask[0, 0, at[-1]], float("-inf")).softmax(-1)  # (L, H, T)
+            x = block(x, rotary, None, added, recorder)  # (1, T, C)
+        weights = (torch.cat(recorder.layers["scores"]) + added[0, 0, at[-1]]).softmax(-1)  # (L, H, T)
         return model.logits(model.final_norm(x[0, at])), weights
 
 

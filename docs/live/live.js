@@ -137,7 +137,6 @@ const waited = (milliseconds) => new Promise((go) => setTimeout(go, milliseconds
 
 async function answer() {
   const mine = ++turn;
-  history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(state))}`);
   const { prompt, pieces, tokens, notes, problem, warning } = compile(state, task(), tokenizer, data.limits);
   say(notes);
   box.classList.toggle("stale", Boolean(problem));
@@ -154,8 +153,9 @@ async function answer() {
   view.showAnswer(words, p, single, `${sentence(words, p, took)} ${warning}`.trim());
   last = { words, pieces, tokens, attention: now.attention };
   showAttention();
-  await waited(150); // the line costs more, and can wait for the next letter
+  await waited(150); // the line costs more, and can wait for the next letter; browsers let no page change its address too often
   if (mine !== turn) return;
+  history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(state))}`);
   const before = n ? await model.ask(prompt, [...Array(n).keys()]) : { scores: [] };
   if (mine !== turn) return;
   last.curve = [...before.scores.map((scores) => scores.map(Math.exp)), p];
@@ -171,7 +171,7 @@ function sentence(words, p, took) {
 
 function showAttention() {
   if (!last) return;
-  const { pieces, tokens, attention, words, curve } = last, shown = pieces.filter((piece) => piece.demonstration);
+  const { pieces, tokens, attention, words, curve } = last, shown = pieces.filter((piece) => piece.name);
   const count = view.total(shown.map(({ from, to }) => to - from));
   view.showLam(attention.map((heads) => heads.map((w) => view.total(shown.map(({ from, to }) => view.total(w.slice(from, to)))))), count / tokens.length);
   view.showHeads(pieces, attention, chosen);
@@ -244,7 +244,7 @@ async function start(box) {
     attentionOf(layer, null);
     rewrite();
   });
-  addEventListener("resize", () => showAttention());
+  new ResizeObserver(showAttention).observe($("curve"));
   addEventListener("hashchange", rewriteWith(() => (state = fromAddress() ?? state)));
   state = fromAddress() ?? begin("sst2");
   attentionOf(chosen.layer, chosen.head);

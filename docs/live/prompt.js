@@ -6,7 +6,7 @@ export const fill = ({ template, fields }, texts) => template.replace(/\{(\w+)\}
 // state: as in live.js; task: its template and fields. Returns the ids of all parts (prompt); the pieces of the text, each a
 // range of the tokens; the text of each token; notes by the id of the input that they are about; what stops it; and a warning. The last two may be empty.
 export function compile(state, task, tokenizer, limits) {
-  const notes = new Map(), numbers = [];
+  const notes = new Map(), names = [];
   const problem = (id, text) => (notes.set(id, { text, wrong: true }), text);
   const spelled = (id, text) => {
     const found = tokenizer.encode(` ${text.trim()}`).spelled;
@@ -27,7 +27,7 @@ export function compile(state, task, tokenizer, limits) {
     const id = `live-demonstration-${i}`, empty = texts.findIndex((text) => !text.trim());
     if (empty >= 0) return void notes.set(`${id}-${empty}`, { text: `Left out as long as its ${task.fields[empty]} is empty.` });
     check(id, texts);
-    numbers.push(`${i + 1} ${words[label]}`);
+    names.push([`${i + 1}`, words[label]]);
     const written = `${fill(task, texts.map((text) => text.trim()))} ${words[label]}`;
     demonstrations.push([...tokenizer.encode(written).ids, tokenizer.end]);
   });
@@ -38,10 +38,10 @@ export function compile(state, task, tokenizer, limits) {
   const query = tokenizer.encode(fill(task, state.query.map((text) => text.trim()))).ids;
   const answers = words.map((word) => tokenizer.encode(` ${word}`).ids);
 
-  const pieces = [{ name: "<s>", from: 0, to: 1 }];
-  const append = (name, ids, demonstration) => pieces.push({ name, from: pieces.at(-1).to, to: pieces.at(-1).to + ids.length, demonstration });
-  demonstrations.forEach((ids, i) => append(numbers[i], ids, true));
-  append("query", query, false);
+  const pieces = [{ from: 0, to: 1 }]; // <s>
+  const append = (ids, name) => pieces.push({ name, from: pieces.at(-1).to, to: pieces.at(-1).to + ids.length });
+  demonstrations.forEach((ids, i) => append(ids, names[i]));
+  append(query);
   const length = pieces.at(-1).to + Math.max(...answers.map((ids) => ids.length));
   if (length > limits.positions) wrong ||= `The prompt has ${length} tokens; the model takes ${limits.positions}. Remove or shorten demonstrations.`;
   const warning = length > limits.trained ? `The prompt has ${length} tokens; pocket-gpt was trained on at most ${limits.trained}.` : "";

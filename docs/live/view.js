@@ -85,20 +85,20 @@ export function showLam(lam, share) {
   drawing($("lam"), width, height, `lam, mean over heads: ${said}; the demonstrations' share of the tokens: ${share.toFixed(2)}`, content);
 }
 
-// pieces: of the prompt, each with its name, the range [from, to) of its tokens, and whether it is a demonstration.
+// pieces: of the prompt, each with the range [from, to) of its tokens, and, of a demonstration, its number and answer as name.
 export function showHeads(pieces, attention, chosen) {
   const columns = attention.flatMap((heads, l) => heads.map((weights, h) => ({ l, h, weights })));
   const on = ({ l, h }) => (l === chosen.layer && (chosen.head === null || h === chosen.head) ? "on" : "");
   const numbers = columns.map((c) => make("th", { scope: "col", class: on(c) }, make("span", { class: "hidden" }, "head"), `${c.h + 1}`));
   const layers = attention.map((heads, l) => make("th", { colspan: heads.length, scope: "colgroup" }, `layer ${l + 1}`));
   const cell = (share) => make("td", { style: `--share:${share.toFixed(3)}`, title: percent(share) }, make("span", { class: "hidden" }, percent(share)));
-  const row = (name, share) => make("tr", {}, make("th", { scope: "row" }, name), ...columns.map((c) => cell(share(c.weights))));
+  const row = (name, share) => make("tr", {}, make("th", { scope: "row" }, ...name), ...columns.map((c) => cell(share(c.weights))));
   const inside = ({ from, to }) => (weights) => total(weights.slice(from, to));
-  const rows = pieces.filter((piece) => piece.demonstration).map((piece) => row(piece.name, inside(piece)));
+  const rows = pieces.filter((piece) => piece.name).map((piece) => row([piece.name[0], make("span", { class: "wide" }, ` ${piece.name[1]}`)], inside(piece)));
   $("heads").replaceChildren(
     make("caption", { class: "hidden" }, "Attention on each demonstration, by layer and head"),
     make("thead", {}, make("tr", {}, make("td"), ...layers), make("tr", {}, make("td"), ...numbers)),
-    make("tbody", {}, ...rows, row("λ", (weights) => total(pieces.filter((p) => p.demonstration).map((p) => inside(p)(weights))))),
+    make("tbody", {}, ...rows, row(["λ"], (weights) => total(pieces.filter((p) => p.name).map((p) => inside(p)(weights))))),
   );
 }
 
