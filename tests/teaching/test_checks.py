@@ -5,17 +5,15 @@ import runpy
 import sys
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
+import exercises
+import notebooks as tool
 from iclnb.teaching import checks
 from iclnb.teaching.checks import core
-
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +33,21 @@ def float64():
 
 def find_exercises():
     """One (setup, stub, solution) for each cell tagged "exercise": source of the setup cell, of it, of its solution."""
-    for path in sorted(NOTEBOOKS.rglob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        setup = "\n".join(cell.source for cell in cells if "setup" in cell.metadata.get("tags", []))
-        for index, cell in enumerate(cells):
-            if "exercise" in cell.metadata.get("tags", []):
-                solution = SOLUTION.search(cells[index + 1].source)
-                name = re.search(r"def (\w+)", cell.source)[1]
-                yield pytest.param(setup, cell.source, solution and solution[1], id=f"{path.stem}-{name}")
+    for path in tool.find_notebooks():
+        notebook = tool.read(path)
+        setup = "\n".join(cell.source for cell in notebook.cells if "setup" in cell.metadata.get("tags", []))
+        for one in exercises.find_exercises(notebook):
+            if one.stub is not None:
+                stub = notebook.cells[one.stub].source
+                name = re.search(r"def (\w+)", stub)[1]
+                yield pytest.param(setup, stub, one.solution, id=f"{path.stem}-{name}")
 
 
-@pytest.mark.parametrize("setup, stub, solution", list(find_exercises()))
+EXERCISES = list(find_exercises())
+
+
+@pytest.mark.parametrize("setup, stub, solution", EXERCISES)
 def test_the_stub_is_not_yet_right_and_the_printed_solution_is(setup, stub, solution, capsys):
-    assert solution, "the cell after an exercise holds its solution, in a <details> with a python block"
     call = stub.splitlines()[-1]
     assert call.startswith("checks."), "the last line of an exercise calls its check"
     namespace = {}
@@ -56,6 +56,21 @@ def test_the_stub_is_not_yet_right_and_the_printed_solution_is(setup, stub, solu
     assert capsys.readouterr().out.startswith("Not yet: the function returns nothing so far; it should return ")
     exec(f"{solution}\n{call}", namespace)
     assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize("setup, stub, solution", EXERCISES)
+def test_where_it_is_graded_a_solution_is_right_for_other_inputs_and_a_copied_result_is_not(setup, stub, solution):
+    check, function = exercises.CHECK.search(stub.splitlines()[-1]).groups()
+    check, namespace, results = getattr(checks, check), {}, []
+    exec(f"{setup}\n{stub}", namespace)
+    with pytest.raises(core.NotYet, match="^Not yet: the function returns nothing so far"):
+        check(namespace[function], strict=True)
+    exec(solution, namespace)
+    check(lambda *given: results.append(namespace[function](*given)) or results[-1], strict=True)
+    for variant in (1, 2, 3):
+        check(namespace[function], strict=True, variant=variant)
+        with pytest.raises(core.NotYet):
+            check(lambda *given: results[0].clone(), strict=True, variant=variant)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 import pytest
 
 from iclnb.intervals import Estimate
-from iclnb.teaching.predictions import how_far
+from iclnb.teaching.checks.core import NotYet
+from iclnb.teaching.predictions import committed, how_far
 
 
 @pytest.mark.parametrize("missing", [None, ..., "60", float("nan"), True])
@@ -25,3 +26,11 @@ def test_says_how_far_off_each_prediction_is(capsys):
 def test_a_number_without_an_interval_will_do_in_any_format(capsys):
     how_far({"a": 0.5}, lambda: {"a": 0.375}, spec=".2f")
     assert capsys.readouterr().out == "a: you said 0.5, measured 0.38: 0.12 too high\n"
+
+
+def test_where_it_is_graded_a_prediction_counts_once_it_is_made():
+    for made in ({"a": 0, "b": -3.5}, 0.25):
+        committed(made)
+    for missing, told in (({"a": 0, "b": None}, "for b"), (None, "for the prediction"), ("60", "for the prediction")):
+        with pytest.raises(NotYet, match=f"^Not yet: write a number {told}.$"):
+            committed(missing)

@@ -2,12 +2,20 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import update_wrapper
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Case = Iterator[tuple]  # what an exercise is checked with, as `exercise` reads it
+Value = TypeVar("Value")
+VARIANT = ContextVar("variant", default=0)  # which inputs a check draws at the moment
+
+
+class NotYet(AssertionError):
+    """An answer is not right; the message is what its check says."""
 
 
 def assert_agree(atol: float = 1e-10, **ways: Tensor) -> None:
@@ -49,14 +57,21 @@ def exercise(
 
     Returns:
         A function of the reader's function that prints one line, "Right: ..." or "Not yet: ...". It never raises
-        because of the answer.
+        because of the answer, unless it is asked to grade it: `strict=True` raises NotYet where the answer is not
+        right, and `variant=1, 2, ...` tries it on other inputs than the notebook's, of the same kind.
     """
 
-    def make(case: Callable[[], Case]) -> Callable[[Callable], None]:
-        def check(answer: Callable) -> None:
-            fault = grade(answer, name, shape, *case())
-            if fault is None and also:
-                fault = also(answer)
+    def make(case: Callable[[], Case]) -> Callable[..., None]:
+        def check(answer: Callable, *, strict: bool = False, variant: int = 0) -> None:
+            before = VARIANT.set(variant)
+            try:
+                fault = grade(answer, name, shape, *case())
+                if fault is None and also:
+                    fault = also(answer)
+            finally:
+                VARIANT.reset(before)
+            if fault is not None and strict:
+                raise NotYet(f"Not yet: {fault}.")
             print(f"Right: {praise}." if fault is None else f"Not yet: {fault}.")
 
         update_wrapper(check, case)
@@ -142,5 +157,11 @@ def describe_difference(got: Tensor, right: Tensor, name: str) -> str:
 
 
 def randn(*shape: int, seed: int) -> Tensor:
-    """Seeded normal numbers in float64, whatever the notebook's default dtype is."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Seeded normal numbers in float64, whatever the notebook's default dtype is; others in every variant."""
+    generator = torch.Generator().manual_seed(seed + 1000 * VARIANT.get())
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def pick(*values: Value) -> Value:
+    """One of some values, the first in the notebook and another in each variant, for what is not drawn."""
+    return values[VARIANT.get() % len(values)]

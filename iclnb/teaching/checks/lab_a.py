@@ -2,7 +2,7 @@
 
 import torch
 
-from iclnb.teaching.checks.core import Case, exercise, randn
+from iclnb.teaching.checks.core import Case, exercise, pick, randn
 
 
 @exercise("w", "(d,)", "with lam = sigma^2 nobody who knows only the pairs does better")
@@ -22,7 +22,7 @@ def ridge_weights() -> Case:
 @exercise("the error", "(m,)", "n of d directions are known, and no predictor can know more")
 def expected_error() -> Case:
     """Checks the expected error of the shortest least-squares solution, max(0, 1 - n / d), given n (m,) and d."""
-    n, d = torch.tensor([0, 1, 3, 4, 5, 9]), 4
+    n, d = torch.tensor([0, 1, 3, 4, 5, 9]), pick(4, 5, 3, 8)
     share = n / d  # (m,)
     yield (n, d), (1 - share).clamp(min=0)
     yield 1 - share, "it falls below 0 for n > d; with d pairs everything is known, and the error stays 0"

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from iclnb.tasks.variants import contextual
-from iclnb.teaching.checks.core import Case, exercise, randn
+from iclnb.teaching.checks.core import Case, exercise, pick, randn
 
 
 @exercise("the bias", "(classes,)", "above zero is an answer that the model gives too often; the entries sum to zero")
 def label_bias() -> Case:
     """Checks how much more often each answer is predicted than right, given (predicted (n,), labels (n,), classes)."""
-    predicted, labels = torch.tensor([0, 0, 2, 0, 0, 2, 0, 2, 0, 0]), torch.tensor([0, 1, 2, 1, 0, 2, 1, 0, 0, 1])
+    predicted, labels = torch.tensor([[0, 0, 2, 0, 0, 2, 0, 2, 0, 0], [0, 1, 2, 1, 0, 2, 1, 0, 0, 1]])  # (n,) each
+    predicted, labels = ((x + pick(0, 1, 2, 3)) % 4 for x in (predicted, labels))  # the same of other answers
 
     def share(x: Tensor) -> Tensor:
         return torch.bincount(x, minlength=4).double() / len(x)  # (classes,)

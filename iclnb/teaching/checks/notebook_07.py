@@ -3,13 +3,13 @@
 import torch
 
 from iclnb.attention import ema, softmax_attention
-from iclnb.teaching.checks.core import Case, exercise, randn
+from iclnb.teaching.checks.core import Case, exercise, pick, randn
 
 
 @exercise("the matrix", "(T, T)", "row t weighs position i < t by eta^(t-i)")
 def momentum_weights() -> Case:
     """Checks the (T, T) weights eta^(t-i) for i < t, zero elsewhere, given (T, eta)."""
-    T, eta = 6, 0.7
+    T, eta = pick((6, 0.7), (5, 0.6), (8, 0.9), (7, 0.35))
     right = ema(torch.eye(T, dtype=torch.float64), eta, method="loop")  # (T, T) one value vector a position
     yield (T, eta), right
     yield right.T, "the matrix is transposed: row t holds the weights of position t, so its entries are left of t"
