@@ -54,7 +54,8 @@ test-lowest: build/lowest.txt ## run all tests with the oldest packages allowed,
 notebooks: badges terms summaries ## execute the committed notebooks in place
 	@$(BIN)/python tools/notebooks.py refresh
 
-badges: $(INSTALLED) ## stamp the Colab and Binder links, the reading times, and the README's table
+badges: $(INSTALLED) ## stamp the questions, the Colab and Binder links, the reading times, and the README's table
+	@$(BIN)/python tools/quizzes.py
 	@$(BIN)/python tools/notebooks.py badges
 
 terms: $(INSTALLED) ## link the words of docs/glossary.md where each notebook first uses them

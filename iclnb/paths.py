@@ -25,6 +25,16 @@ def data_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "data"
 
 
+def quiz_folder() -> Path:
+    """The folder that holds the questions of the notebooks.
+
+    Returns:
+        `notebooks/quiz/` of the checkout, or `iclnb/quiz/` of an installed wheel.
+    """
+    inside = Path(__file__).parent / "quiz"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "notebooks" / "quiz"
+
+
 def chosen_model() -> str:
     """The model that the environment variable ICLNB_MODEL names; pocket-gpt where it is not set."""
     return os.environ.get("ICLNB_MODEL") or EMBEDDED

@@ -1,1 +1,1 @@
-"""What the notebooks show and ask: figures, explorers, a prompt on the page, and checks of the exercises."""
+"""What the notebooks show and ask: figures, explorers, a prompt on the page, checks of the exercises, a quiz."""
