@@ -12,7 +12,7 @@ SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english test test-everywhere test-lowest notebooks badges terms summaries slides pictures book live editions nbgrader lint format pocket-gpt clean
+.PHONY: help env run lab english editions nbgrader test test-everywhere test-lowest notebooks badges terms summaries slides pictures book live lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
