@@ -89,7 +89,7 @@ def test_a_form_in_asterisks_counts_where_it_is_emphasised():
     assert link("She draws two **draws**.") == ["She draws two **[draws](g.md#draw)**."]
 
 
-def test_linking_twice_is_linking_once_and_a_link_that_is_wrong_goes(tmp_path, capsys):
+def test_linking_twice_is_linking_once_and_a_link_that_is_wrong_goes():
     path = tool.ROOT / "notebooks" / "00_start_here.ipynb"
     text, stray = path.read_text(encoding="utf-8"), "the [cat](../docs/glossary.md#cat)"
     notebook = json.loads(text)
@@ -97,3 +97,15 @@ def test_linking_twice_is_linking_once_and_a_link_that_is_wrong_goes(tmp_path, c
     once = terms.stamp(json.dumps(notebook), path, terms.read_glossary())
     assert "the cat" in once and stray not in once
     assert terms.stamp(once, path, terms.read_glossary()) == once
+
+
+def test_a_stamping_tool_writes_what_is_stale_and_with_check_only_names_it(tmp_path, capsys):
+    path = tmp_path / "a.ipynb"
+    path.write_text("old", encoding="utf-8")
+    assert tool.stamp_files(lambda text, path: "new", "terms", ["--check", str(path)]) == 1
+    assert (
+        path.read_text(encoding="utf-8") == "old" and "`make terms` stamps them:\n  a.ipynb" in capsys.readouterr().err
+    )
+    assert tool.stamp_files(lambda text, path: "new", "terms", [str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == "new"
+    assert tool.stamp_files(lambda text, path: "new", "terms", ["--check", str(path)]) == 0

@@ -49,7 +49,8 @@ TEMPLATE = """\
 .reveal .slides h2 {font-size: 34px; text-transform: none; margin: 0 0 .5em; border-bottom: 1px solid #ccc}
 .reveal .slides h2 small {display: block; font-size: 16px; color: #595959; font-weight: normal}
 .reveal .slides img {max-width: 100%; max-height: 520px; margin: 0 auto; display: block}
-.reveal .jp-RenderedMarkdown img {width: 92%}
+.reveal .slides .jp-RenderedImage img {max-height: 620px}
+.reveal .slides .jp-RenderedMarkdown img {width: 92%}
 .reveal table {font-size: 19px; margin: .4em 0}
 .reveal pre {width: 100%; box-shadow: none; margin: 0; white-space: pre-wrap; word-break: normal; line-height: 1.35}
 .reveal .slides blockquote {font-size: 30px; border: 0; width: 100%; box-shadow: none; font-style: normal}
