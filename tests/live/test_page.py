@@ -321,11 +321,12 @@ def test_axe_finds_nothing_serious(page, tmp_path):
     page.get_by_role("button", name="Take the tour").click()
     page.get_by_role("button", name="Next").click()
     page.wait_for_selector(READY)
-    for colours in ("light", "dark"):
-        page.emulate_media(color_scheme=colours)
-        for query in ("the soup was zorp", ""):  # with a note about it, and with a message
-            page.get_by_label("Query, sentence").fill(query)
-            page.wait_for_selector(READY)
-            found = [v for v in page.evaluate("axe.run()")["violations"] if v["impact"] in ("serious", "critical")]
-            assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+    for query in ("the soup was zorp", ""):  # with a note about it, and with a message
+        page.get_by_label("Query, sentence").fill(query)
+        page.wait_for_selector(READY)
+        for colours in ("light", "dark"):
+            page.emulate_media(color_scheme=colours)
+            rules = {} if colours == "light" else {"runOnly": ["color-contrast"]}  # all else is the same
+            found = page.evaluate("rules => axe.run(rules)", rules)["violations"]
+            assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
     page.get_by_role("button", name="End the tour").click()
