@@ -44,6 +44,17 @@ def test_questions_are_whole_and_every_answer_is_explained(name):
             assert not re.search(r"\$|\]\(|<(?![/a-z])", text), f"jupyterquiz would read a formula or a link in: {text}"
 
 
+def test_the_right_answer_is_not_given_away_by_its_length_or_place():
+    """Writers explain what is right, and so make it the longest; the explanation belongs into the feedback."""
+    asked = [one["answers"] for name in NAMES for one in quiz.read(name)]
+    right = [next(a for a in answers if a["correct"]) for answers in asked]
+    lengths = [[len(re.sub("<[^>]*>", "", a["answer"])) for a in answers] for answers in asked]
+    places = [answers.index(a) for answers, a in zip(asked, right, strict=True)]
+    longest = [x[place] == max(x) for x, place in zip(lengths, places, strict=True)]
+    assert sum(longest) < 0.4 * len(asked), "by chance it would be a quarter"
+    assert max(map(places.count, places)) < 0.4 * len(asked)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_stated_numbers_are_the_notebooks_own(name):
     printed = outputs(PATHS[name])
