@@ -1,6 +1,7 @@
 """Settings of the book. Sphinx reads them in build/book-source/, where tools/book.py gathers the pages."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,3 +59,12 @@ html_theme_options = {
     "show_toc_level": 2,
     "navbar_persistent": [],
 }
+
+
+def short_types(app, what, name, thing, options, signature, returns):
+    """Names a type without its module, in nested types as well."""
+    return tuple(text and re.sub(r"~(?:\w+\.)+", "", text) for text in (signature, returns))
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", short_types)

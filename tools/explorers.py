@@ -124,7 +124,7 @@ def draw(paths, at_once):
         begin, folder = time.perf_counter(), folder_of(path)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        await tool.execute(path, notebooks[path])
+        await tool.execute(path, notebooks[path], seconds=3600)  # hundreds of figures, on a busy machine
         (folder / DRAWN).write_text(names[path], encoding="utf-8")
         return time.perf_counter() - begin
 

@@ -175,8 +175,8 @@ async def each(work, paths, at_once, report):
         raise failed.exceptions[0] from None
 
 
-async def execute(path, notebook=None):
-    """Executes the notebook at `path`, or another one in its place, in the folder of `path`.
+async def execute(path, notebook=None, seconds=CELL_SECONDS):
+    """Executes the notebook at `path`, or another one in its place, in the folder of `path`; a cell has `seconds`.
 
     Returns (notebook, peak): the executed copy, and the kernel's peak memory in MB (None where the system hides it).
     Raises NotebookFailed, which carries the copy as far as it came.
@@ -200,7 +200,7 @@ async def execute(path, notebook=None):
         notebook,
         kernel_name=KERNELSPEC["name"],
         kernel_manager_class=ThisPython,
-        timeout=CELL_SECONDS,
+        timeout=seconds,
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks about how it was started
@@ -214,16 +214,16 @@ async def execute(path, notebook=None):
         if asyncio.current_task().cancelling():  # another notebook failed, and this one's kernel was stopped
             raise asyncio.CancelledError from None
         cell = notebook.cells[index]
-        message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell)}"
+        message = f"{relative(path)}, cell {index + 1}:\n\n{indent(cell.source)}\n\n{describe(error, cell, seconds)}"
         raise NotebookFailed(message, notebook) from None
     return notebook, peak
 
 
-def describe(error, cell):
+def describe(error, cell, seconds=CELL_SECONDS):
     if isinstance(error, DeadKernelError):
         return "The kernel died here; the usual cause is that memory ran out."
     if isinstance(error, CellTimeoutError):
-        return f"The cell had not finished after {CELL_SECONDS} s."
+        return f"The cell had not finished after {seconds} s."
     tracebacks = [output.traceback for output in cell.outputs if output.output_type == "error"]
     return ANSI.sub("", "\n".join(tracebacks[0])) if tracebacks else str(error)
 

@@ -45,6 +45,7 @@ def site():
 def page(browser, site):
     """A new page at the width of a desk; the test fails if it complains, misses a file, or asks another host."""
     made, trouble = browser.new_page(base_url=site, viewport={"width": 1300, "height": 900}), []
+    made.set_default_timeout(120_000)  # milliseconds: a busy machine is no failure
     made.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
     made.on("pageerror", lambda error: trouble.append(str(error)))
     made.on("response", lambda got: trouble.append(f"{got.status} {got.url}") if got.status >= 400 else None)
