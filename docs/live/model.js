@@ -10,8 +10,11 @@ ort.env.wasm.wasmPaths = { wasm: here("ort/ort-wasm-simd-threaded.wasm") };
 
 export class Model {
   static async load() {
-    const model = new Model(await ort.InferenceSession.create(here("pocket-gpt.onnx"), { executionProviders: ["wasm"] }));
-    await model.ask({ start: 0, demonstrations: [Array(200).fill(1)], query: [1], answers: [[1]] }, [1]); // the first call is slow
+    const model = new Model(
+      await ort.InferenceSession.create(here("pocket-gpt.onnx"), { executionProviders: ["wasm"] }),
+    );
+    const any = { start: 0, demonstrations: [Array(200).fill(1)], query: [1], answers: [[1]] };
+    await model.ask(any, [1]); // the first call is slow
     return model;
   }
 
@@ -20,7 +23,7 @@ export class Model {
   }
 
   // scores: for each k of ks, the mean log-probability of each answer's tokens, as in iclnb.few_shot.
-  // attention: weights of the query's last token after ks.at(-1) demonstrations, [layer][head][token]; tokens: their ids.
+  // attention: weights of the query's last token after ks.at(-1) demonstrations, [layer][head][token].
   async ask(prompt, ks) {
     const { ids, positions, mask, at, asked, shown } = layOut(prompt, ks);
     const T = ids.length;
@@ -32,7 +35,9 @@ export class Model {
     });
     const V = logits.dims[1];
     const rows = at.map((_, i) => logSoftmax(logits.data.subarray(i * V, (i + 1) * V)));
-    const scores = asked.map((answers) => answers.map((pairs) => sum(pairs.map(([row, id]) => rows[row][id])) / pairs.length));
+    const scores = asked.map((answers) =>
+      answers.map((pairs) => sum(pairs.map(([row, id]) => rows[row][id])) / pairs.length),
+    );
     const [L, H] = attention.dims;
     const weights = (l, h) => shown.map((place) => attention.data[(l * H + h) * T + place]);
     return {
@@ -46,13 +51,17 @@ export class Model {
 // first k of them and stands where it would stand behind them; then, of an answer of several tokens, all but the last.
 // prompt: start (an id), demonstrations (ids of each, its `</s>` included), query (ids), answers (ids of each).
 function layOut({ start, demonstrations, query, answers }, ks) {
-  const ids = [start], positions = [0], ends = [1]; // ends: where the first 0, 1, 2, ... demonstrations end
+  const ids = [start];
+  const positions = [0];
+  const ends = [1]; // where the first 0, 1, 2, ... demonstrations end
   for (const demonstration of demonstrations) {
-    for (const id of demonstration) ids.push(id), positions.push(ids.length - 1);
+    for (const id of demonstration) positions.push(ids.push(id) - 1);
     ends.push(ids.length);
   }
   const sees = ids.map((_, i) => [[0, i + 1]]); // for each token the ranges of tokens that it sees
-  const at = [], asked = [], lastFirst = [];
+  const at = [];
+  const asked = []; // for each k and answer, which row of logits is about which of its tokens
+  let own; // the range of the last query
   const add = (tokens, position, before) => {
     const from = ids.length;
     tokens.forEach((id, i) => {
@@ -63,21 +72,22 @@ function layOut({ start, demonstrations, query, answers }, ks) {
     return [from, ids.length];
   };
   for (const k of ks) {
-    const own = add(query, ends[k], [[0, ends[k]]]);
+    own = add(query, ends[k], [[0, ends[k]]]);
     const row = at.push(own[1] - 1) - 1;
-    asked.push(answers.map((answer) => {
-      const [from, to] = add(answer.slice(0, -1), ends[k] + query.length, [[0, ends[k]], own]);
-      const first = at.length;
-      for (let i = from; i < to; i++) at.push(i);
-      return answer.map((id, i) => [i ? first + i - 1 : row, id]); // which row of logits is about which token
-    }));
-    lastFirst.splice(0, 2, own, ends[k]);
+    asked.push(
+      answers.map((answer) => {
+        const [from, to] = add(answer.slice(0, -1), ends[k] + query.length, [[0, ends[k]], own]);
+        const first = at.length;
+        for (let i = from; i < to; i++) at.push(i);
+        return answer.map((id, i) => [i ? first + i - 1 : row, id]);
+      }),
+    );
   }
-  const [own, end] = lastFirst;
   at.push(own[1] - 1); // whose attention is wanted
-  const T = ids.length, mask = new Uint8Array(T * T);
+  const T = ids.length;
+  const mask = new Uint8Array(T * T);
   sees.forEach((ranges, i) => ranges.forEach(([from, to]) => mask.fill(1, i * T + from, i * T + to)));
-  const shown = [...Array(end).keys(), ...Array.from(query, (_, i) => own[0] + i)];
+  const shown = [...Array(ends[ks.at(-1)]).keys(), ...Array.from(query, (_, i) => own[0] + i)];
   return { ids, positions, mask, at, asked, shown };
 }
 

@@ -1,12 +1,15 @@
 // What the reader has written -> what the model is asked, and what is to be said about it.
 
 // The template with the texts of its fields.
-export const fill = ({ template, fields }, texts) => template.replace(/\{(\w+)\}/g, (_, name) => texts[fields.indexOf(name)]);
+export const fill = ({ template, fields }, texts) =>
+  template.replace(/\{(\w+)\}/g, (_, name) => texts[fields.indexOf(name)].trim());
 
-// state: as in live.js; task: its template and fields. Returns the ids of all parts (prompt); the pieces of the text, each a
-// range of the tokens; the text of each token; notes by the id of the input that they are about; what stops it; and a warning. The last two may be empty.
+// state: as in live.js; task: its template and fields. Returns the ids of all parts (prompt); the pieces of the text,
+// each a range of the tokens; the text of each token; notes by the id of the input that they are about; what is so
+// wrong that nothing can be asked (problem); and a warning. The last two may be empty.
 export function compile(state, task, tokenizer, limits) {
-  const notes = new Map(), names = [];
+  const notes = new Map();
+  const names = [];
   const problem = (id, text) => (notes.set(id, { text, wrong: true }), text);
   const spelled = (id, text) => {
     const found = tokenizer.encode(` ${text.trim()}`).spelled;
@@ -19,23 +22,26 @@ export function compile(state, task, tokenizer, limits) {
   words.forEach((word, y) => {
     spelled(`live-answer-${y}`, word);
     if (!word) wrong ||= problem(`live-answer-${y}`, `The answer for “${task.answers[y]}” is empty: write a word.`);
-    else if (words.indexOf(word) < y) wrong ||= problem(`live-answer-${y}`, `“${word}” is the answer for two classes: write another word.`);
+    else if (words.indexOf(word) < y)
+      wrong ||= problem(`live-answer-${y}`, `“${word}” is the answer for two classes: write another word.`);
   });
   const check = (id, texts) => texts.forEach((text, f) => spelled(`${id}-${f}`, text));
   const demonstrations = [];
   state.demonstrations.forEach(({ texts, label }, i) => {
-    const id = `live-demonstration-${i}`, empty = texts.findIndex((text) => !text.trim());
-    if (empty >= 0) return void notes.set(`${id}-${empty}`, { text: `Left out as long as its ${task.fields[empty]} is empty.` });
+    const id = `live-demonstration-${i}`;
+    const empty = texts.findIndex((text) => !text.trim());
+    if (empty >= 0)
+      return void notes.set(`${id}-${empty}`, { text: `Left out as long as its ${task.fields[empty]} is empty.` });
     check(id, texts);
     names.push([`${i + 1}`, words[label]]);
-    const written = `${fill(task, texts.map((text) => text.trim()))} ${words[label]}`;
-    demonstrations.push([...tokenizer.encode(written).ids, tokenizer.end]);
+    demonstrations.push([...tokenizer.encode(`${fill(task, texts)} ${words[label]}`).ids, tokenizer.end]);
   });
   state.query.forEach((text, f) => {
     spelled(`live-query-${f}`, text);
-    if (!text.trim()) wrong ||= problem(`live-query-${f}`, `The query's ${task.fields[f]} is empty: write one, or pick one above.`);
+    if (!text.trim())
+      wrong ||= problem(`live-query-${f}`, `The query's ${task.fields[f]} is empty: write one, or pick one above.`);
   });
-  const query = tokenizer.encode(fill(task, state.query.map((text) => text.trim()))).ids;
+  const query = tokenizer.encode(fill(task, state.query)).ids;
   const answers = words.map((word) => tokenizer.encode(` ${word}`).ids);
 
   const pieces = [{ from: 0, to: 1 }]; // <s>
@@ -43,8 +49,11 @@ export function compile(state, task, tokenizer, limits) {
   demonstrations.forEach((ids, i) => append(ids, names[i]));
   append(query);
   const length = pieces.at(-1).to + Math.max(...answers.map((ids) => ids.length));
-  if (length > limits.positions) wrong ||= `The prompt has ${length} tokens; the model takes ${limits.positions}. Remove or shorten demonstrations.`;
-  const warning = length > limits.trained ? `The prompt has ${length} tokens; pocket-gpt was trained on at most ${limits.trained}.` : "";
+  if (length > limits.positions)
+    wrong ||= `The prompt has ${length} tokens; the model takes ${limits.positions}. Remove or shorten demonstrations.`;
+  const far = `The prompt has ${length} tokens; pocket-gpt was trained on at most ${limits.trained}.`;
+  const warning = length > limits.trained ? far : "";
   const tokens = tokenizer.show([tokenizer.start, ...demonstrations.flat(), ...query]);
-  return { prompt: { start: tokenizer.start, demonstrations, query, answers }, pieces, tokens, notes, problem: wrong, warning };
+  const prompt = { start: tokenizer.start, demonstrations, query, answers };
+  return { prompt, pieces, tokens, notes, problem: wrong, warning };
 }

@@ -14,7 +14,8 @@ export class Tokenizer {
 
   // ids: the tokens; spelled: the pieces that are no word of the language, each with its number of bytes.
   encode(text) {
-    const ids = [], spelled = [];
+    const ids = [],
+      spelled = [];
     for (const [piece] of text.matchAll(PIECES)) {
       const word = this.words.get(piece);
       const bytes = word === undefined ? [...new TextEncoder().encode(piece)] : [];

@@ -134,8 +134,12 @@ def test_it_answers_as_iclnb_does(page, tasks, pocket):
         assert found.shape == log_p.shape and (found - log_p).abs().max() < 1e-4, name
 
 
-def test_the_line_shows_every_number_of_demonstrations(page, tasks, pocket):
+@pytest.mark.parametrize(
+    "query", ["that the coach is blunt is what the aunt asked", "soup " * 250], ids=["short", "long"]
+)
+def test_the_line_shows_every_number_of_demonstrations(page, tasks, pocket, query):
     state = written(tasks, "cb", k=5, words=("yes indeed", "no", "who knows"))
+    state["query"][0] = query.strip()
     write(page, state)
     page.wait_for_selector(READY)
     said = page.get_attribute("#live-curve", "aria-label")
