@@ -59,3 +59,4 @@ def test_a_page_fetches_from_its_own_folder_alone():
     assert {"reveal/dist/reveal.js", "mathjax/tex-svg.js", "pictures/two_ways.svg"} <= set(local)
     assert not [address for address in local if re.match(r"[a-z]+:|//", address)]
     assert not re.search(r"url\(['\"]?(?:https?:)?//", page) and "import mermaid" not in page
+    assert 'alt="Figure: ' in page and "No description has been provided" not in page

@@ -57,6 +57,11 @@ TEMPLATE = """\
 .reveal .jp-Cell {padding: 2px 0}
 </style>
 {%- endblock html_head_css -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data["image/png"] }}" alt="{{ output.data["text/plain"] | escape_html }}">
+</div>
+{%- endblock data_png -%}
 {%- block footer_js -%}
 <script src="reveal/dist/reveal.js"></script>
 <script src="reveal/plugin/notes/notes.js"></script>
