@@ -32,10 +32,10 @@ PARTS = {
     "The notebooks": ["notebooks/*"],
     "The labs": ["notebooks/labs/*"],
     "In the browser": ["live/*"],
-    "The course": ["course/index", "course/*"],
+    "The course": ["course/README", "course/session-*", "course/*", "course/summaries/*"],
     "To look up": ["glossary", "notation", "reading_list", "*"],
     "The package": ["package/index", "package/*"],
-    "中文": ["zh/index", "zh/*"],
+    "中文": ["zh/README", "zh/*", "zh/summaries/*"],
 }
 # What formulas need of MathJax: the program, what it loads when a formula asks for it, fonts, and spoken English.
 MATHJAX = (

@@ -74,12 +74,14 @@ def clear(notebook, indices):
 
 
 def without_hints(notebook, found: list[Exercise]):
-    """Takes all <details> away, which hold hints and solutions, and the outputs of cells that readers write or predict.
+    """Takes <details> away, which hold hints and solutions, and the outputs of cells that readers write or predict.
+
+    Those of the first cell stay, which hold its summary in Chinese.
 
     Returns:
         The notebook with cells that nothing is left of; their numbers stay as `found` has them.
     """
-    for cell in notebook.cells:
+    for cell in notebook.cells[1:]:
         if cell.cell_type == "markdown":
             cell.source = DETAILS.sub("\n\n", cell.source).strip()
     for one in found:
