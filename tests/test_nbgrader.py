@@ -61,11 +61,15 @@ def test_what_is_handed_out_holds_stubs_and_checks_and_no_answer(course):
     cells = {cell.metadata.nbgrader.grade_id: cell for cell in released(course).cells if "nbgrader" in cell.metadata}
     master, found = editions.read(MASTER)
     for one in found:
-        stub = master.cells[one.stub].source
-        name = exercises.CHECK.search(stub.splitlines()[-1])[2]
-        assert cells[name].source == stub
+        name = function_of(master, one)
+        assert cells[name].source == master.cells[one.stub].source
         assert cells[f"test_{name}"].source.rstrip().endswith("strict=True)"), "hidden tests are taken out"
     assert sum(cell.metadata.nbgrader.get("points", 0) for cell in cells.values()) == sum(one.points for one in found)
+
+
+def function_of(notebook, exercise):
+    """The name of the function that the exercise asks for."""
+    return exercises.CHECK.search(notebook.cells[exercise.stub].source.splitlines()[-1])[2]
 
 
 def submit(course, student, answers, guess):
@@ -83,8 +87,7 @@ def submit(course, student, answers, guess):
 
 def test_right_wrong_and_empty_submissions_get_full_less_and_no_marks(course):
     master, found = editions.read(MASTER)
-    stubs = {one: exercises.CHECK.search(master.cells[one.stub].source.splitlines()[-1])[2] for one in found}
-    right = {name: one.solution for one, name in stubs.items()}
+    right = {function_of(master, one): one.solution for one in found}
     wrong = {**right, "cross_entropy_errors": right["cross_entropy_errors"].replace("-lr", "lr")}
     wrong["implied_targets"] = COPIED.format(result_of(right["implied_targets"]))
     submit(course, "right", right, guess="1")
