@@ -12,7 +12,7 @@ SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english editions nbgrader test test-everywhere test-lowest notebooks badges terms summaries slides pictures book live lint format pocket-gpt clean
+.PHONY: help env run lab english editions nbgrader test test-everywhere test-lowest notebooks badges terms summaries slides pictures live book lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -72,12 +72,12 @@ slides: $(INSTALLED) ## build the course's slides into build/slides (npm fetches
 pictures: $(INSTALLED) ## draw the pictures of an idea, notebooks/pictures/*.svg
 	@$(BIN)/python notebooks/pictures/make.py
 
-book: $(VENV)/.extra-book ## build the book, a site in build/book/
-	@$(BIN)/python tools/explorers.py
-	@$(BIN)/python tools/book.py
-
 live: $(VENV)/.extra-live ## build the page "Teach pocket-gpt", which runs in a browser, into build/live (npm fetches 33 MB)
 	@$(BIN)/python tools/live.py
+
+book: $(VENV)/.extra-book live ## build the book, a site in build/book/
+	@$(BIN)/python tools/explorers.py
+	@$(BIN)/python tools/book.py
 
 lint: $(INSTALLED) ## check style, notebooks included
 	$(BIN)/ruff check

@@ -5,8 +5,8 @@
 Pages are the Markdown files of docs/, the notebooks as they were saved, the guide of the package and one page a room of
 it. They are gathered in build/book-source/, each link rewritten for where its target went: to the page, or, where the
 target is no page of the book, to the file on the repository's web address. Whatever else lies in docs/ (but for conf.py
-and _static/) goes into the site as it is, beside the page of the same folder; so does what lies in build/book-extra/,
-where other targets of the Makefile leave what they make for the book.
+and _static/) goes into the site as it is, beside the page of the same folder. The page on which pocket-gpt runs is of
+the book where `make live` has built what it needs.
 """
 
 import argparse
@@ -26,12 +26,13 @@ ROOT = tool.ROOT
 DOCS, SOURCE, SITE = ROOT / "docs", tool.BUILD / "book-source", tool.BUILD / "book"
 REPOSITORY = f"{tool.URLS['Repository']}/blob/{tool.URLS['Colab'].rpartition('/')[2]}"
 GUIDE = ROOT / "iclnb" / "README.md"
+LIVE = tool.BUILD / "live"  # what the page docs/teach_pocket_gpt.md needs
 ROOMS = ("attention", "language", "model", "tasks", "experiment", "teaching", "training", "labs")
 # The table of contents: what there is of each part, in this order.
 PARTS = {
     "The notebooks": ["notebooks/*"],
     "The labs": ["notebooks/labs/*"],
-    "In the browser": ["live/*"],
+    "In the browser": ["teach_pocket_gpt"],
     "The course": ["course/README", "course/session-*", "course/*", "course/summaries/*"],
     "To look up": ["glossary", "notation", "reading_list", "*"],
     "The package": ["package/index", "package/*"],
@@ -49,6 +50,8 @@ LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^)\s"']+)""")
 def places():
     """Returns where each page goes: {file in the repository: path below build/book-source/}."""
     pages = {path: path.relative_to(DOCS) for path in sorted(DOCS.rglob("*.md"))}
+    if not LIVE.exists():
+        del pages[DOCS / "teach_pocket_gpt.md"]
     pages |= {path: path.relative_to(ROOT) for path in tool.find_notebooks()}
     return pages | {GUIDE: Path("package", "index.md")}
 
@@ -61,7 +64,8 @@ def relink(text, path, pages):
         opening, link = match.groups()
         name, hash_mark, anchor = link.partition("#")
         target = (path.parent / name).resolve()
-        if not name or re.match(r"[a-z]+:", link) or not target.exists():
+        live = target.is_relative_to(DOCS / "live")  # which goes into the site as it is
+        if not name or re.match(r"[a-z]+:", link) or not target.exists() or live:
             return match[0]
         if target in pages:
             link = Path(os.path.relpath(pages[target], here)).as_posix() + hash_mark + anchor
@@ -163,9 +167,8 @@ def gather():
 def extra_files():
     """Returns what goes into the site as it is: {path in the site: file}."""
     kept = [path for path in DOCS.rglob("*") if path.is_file() and path.suffix not in (".md", ".py")]
-    found = {path.relative_to(DOCS): path for path in kept if "_static" not in path.parts}
-    made = tool.BUILD / "book-extra"
-    return found | {path.relative_to(made): path for path in made.rglob("*") if path.is_file()}
+    found = {path.relative_to(DOCS): path for path in kept if not {"_static", "live"} & set(path.parts)}
+    return found | {Path("live", path.relative_to(LIVE)): path for path in LIVE.rglob("*") if path.is_file()}
 
 
 def copy(path, to):
