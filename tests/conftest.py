@@ -1,6 +1,7 @@
 """What all tests share: no network, no GPU unless asked, seeded numbers, real data and models where there are any."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def without_a_gpu(request, monkeypatch):
 def device(request):
     """The devices that a test marked gpu runs on, in turn."""
     return request.param
+
+
+@pytest.fixture(scope="module")  # while one is open no other test of the process can run an event loop
+def chromium():
+    """The machine's Chromium, without a window; where there is none, or nothing to steer it with, the test is skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # which root cannot have
+        yield browser
+        browser.close()
 
 
 def folder_from(variable):

@@ -24,6 +24,7 @@ export function make(name, attributes = {}, ...content) {
 }
 
 function drawing(box, width, height, label, content) {
+  box.setAttribute("role", "img");
   box.setAttribute("aria-label", label);
   const size = `width="${width}" height="${height}" viewBox="0 0 ${width} ${height}"`;
   box.innerHTML = `<svg ${size} aria-hidden="true">${content}</svg>`;

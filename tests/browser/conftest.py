@@ -1,28 +1,12 @@
-"""A real browser, and the book as a web server gives it. Tests are skipped, saying so, where either is missing."""
+"""The book as a web server gives it; tests are skipped, saying so, where it is missing."""
 
 import functools
 import http.server
-import shutil
 import threading
 
 import pytest
 
 import book
-
-COMMANDS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """The machine's Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -e '.[browser]'")
-    command = next(filter(None, map(shutil.which, COMMANDS)), None)
-    if command is None:
-        pytest.skip(f"needs a browser: none of {', '.join(COMMANDS)} is installed")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=command)
-        yield chromium
-        chromium.close()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -42,9 +26,9 @@ def site():
 
 
 @pytest.fixture
-def page(browser, site):
+def page(chromium, site):
     """A new page at the width of a desk; the test fails if it complains, misses a file, or asks another host."""
-    made, trouble = browser.new_page(base_url=site, viewport={"width": 1300, "height": 900}), []
+    made, trouble = chromium.new_page(base_url=site, viewport={"width": 1300, "height": 900}), []
     made.set_default_timeout(120_000)  # milliseconds: a busy machine is no failure
     made.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
     made.on("pageerror", lambda error: trouble.append(str(error)))

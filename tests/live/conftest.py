@@ -1,9 +1,8 @@
-"""What the tests of pages share: a page that is built, a server for it, and a browser."""
+"""What the tests of pages share: a page that is built, and a server for it."""
 
 import functools
 import http.server
 import os
-import shutil
 import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -33,19 +32,6 @@ def live(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def chromium():
-    """A browser; where there is none, or nothing to steer it with, the test is skipped."""
-    api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # which root cannot have
-        yield browser
-        browser.close()
-
-
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -60,7 +46,7 @@ def site(live):
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def visit(chromium):
     """Opens an address: `with visit(address, width=360) as page`; nothing may go wrong while it is open."""
 

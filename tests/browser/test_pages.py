@@ -1,6 +1,7 @@
 """The book as its readers have it: every page at two widths, its links, its search, its explorers, its size."""
 
 import functools
+import os
 import posixpath
 import re
 from html.parser import HTMLParser
@@ -11,14 +12,30 @@ import pytest
 import book
 import notebooks as tool
 
-PAGES = sorted(
-    path.relative_to(book.SITE).as_posix() for path in book.SITE.rglob("*.html") if "_" not in path.parts[-2][:1]
+ALL = sorted(
+    path.relative_to(book.SITE).as_posix()
+    for path in book.SITE.rglob("*.html")
+    if not path.parts[-2].startswith("_") and path.parent != book.SITE / "live"  # which is looked at in its own tests
 )
+# One of each kind; the others, which take minutes, with ICLNB_EVERY_PAGE=1.
+KINDS = (
+    "index",
+    "glossary",
+    "teach_pocket_gpt",
+    "when_something_goes_wrong",
+    "00_start_here",
+    "05_icl_versus_finetuning",
+)
+KINDS += ("a_linear_regression", "session-1", "exam", "attention", "zh/README")
+SOME = [name for name in ALL if name.removesuffix(".html").endswith(KINDS)]
+PAGES = ALL if os.environ.get("ICLNB_EVERY_PAGE") else SOME
 EVERY_PAGE = pytest.mark.parametrize(
     "name", PAGES or [pytest.param("", marks=pytest.mark.skip("needs the book: make book"))]
 )
 # What is the same on every page is looked at on two: the contrast of colours, the inside of formulas and of code.
 AXE = {"preload": False, "resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+# Some time after a change of width the theme lets the keyboard reach what scrolls.
+SCROLLED = "() => [...document.querySelectorAll('pre')].every(x => x.scrollWidth <= x.clientWidth || x.tabIndex >= 0)"
 OFTEN = AXE | {"rules": {"color-contrast": {"enabled": False}}}
 ONCE = {"exclude": [["mjx-container"], [".highlight span"]]}
 
@@ -26,6 +43,8 @@ ONCE = {"exclude": [["mjx-container"], [".highlight span"]]}
 def show(page, name):
     page.goto(f"/{name}")
     page.evaluate("async () => window.MathJax?.startup && await MathJax.startup.promise")
+    if page.locator("#live").count():
+        page.wait_for_selector("#live-curve svg")  # the model has answered
 
 
 def serious(page, options, **context):
@@ -45,6 +64,7 @@ def test_a_page_fits_and_can_be_used_by_all(page, name):
     for width in (1300, 390):
         page.set_viewport_size({"width": width, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.wait_for_function(SCROLLED)
     assert not serious(page, OFTEN, context=ONCE)
 
 
