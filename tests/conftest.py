@@ -39,7 +39,7 @@ def device(request):
 
 @pytest.fixture(scope="module")  # while one is open no other test of the process can run an event loop
 def chromium():
-    """The machine's Chromium, without a window; where there is none, or nothing to steer it with, the test is skipped."""
+    """The machine's Chromium, without a window; without it, or what steers it, the test is skipped."""
     api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
