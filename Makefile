@@ -12,7 +12,7 @@ SLIDES := reveal.js@5.2.1 mathjax@3.2.2
 AT_RISK := notebooks/04_attention_only_finetuning.ipynb notebooks/05_icl_versus_finetuning.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help env run lab english editions nbgrader test test-everywhere test-lowest notebooks badges terms summaries slides pictures live book lint format pocket-gpt clean
+.PHONY: help env run lab english editions nbgrader test test-everywhere test-lowest notebooks quizzes badges terms summaries slides pictures live book lint format pocket-gpt clean
 
 help: ## list the targets
 	@echo "iclnb: in-context learning as gradient descent, in notebooks"
@@ -54,8 +54,10 @@ test-lowest: build/lowest.txt ## run all tests with the oldest packages allowed,
 notebooks: badges terms summaries ## execute the committed notebooks in place
 	@$(BIN)/python tools/notebooks.py refresh
 
-badges: $(INSTALLED) ## stamp the questions, the Colab and Binder links, the reading times, and the README's table
+quizzes: $(INSTALLED) ## put the questions of notebooks/quiz/ at the end of each notebook
 	@$(BIN)/python tools/quizzes.py
+
+badges: quizzes ## stamp the Colab and Binder links, the reading times, and the README's table
 	@$(BIN)/python tools/notebooks.py badges
 
 terms: $(INSTALLED) ## link the words of docs/glossary.md where each notebook first uses them

@@ -102,16 +102,9 @@ def shortened(path):
 
 def digest(notebook):
     """Returns a name for all that the figures of a notebook depend on."""
-    found = hashlib.sha256()
-    for cell in notebook.cells:
-        found.update(cell.source.encode() if cell.cell_type == "code" else b"")
-    for file in [
-        Path(__file__),
-        *sorted((tool.ROOT / "iclnb").rglob("*.py")),
-        *sorted((tool.ROOT / "data").rglob("*")),
-    ]:
-        found.update(file.read_bytes() if file.is_file() else b"")
-    return found.hexdigest()
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    read = [*code, Path(__file__).read_text(encoding="utf-8"), tool.digest("iclnb", "data")]
+    return hashlib.sha256("".join(read).encode()).hexdigest()
 
 
 def draw(paths, at_once):

@@ -15,6 +15,7 @@ Jupyter, IPython and matplotlib.
 
 import argparse
 import asyncio
+import functools
 import hashlib
 import importlib.util
 import json
@@ -385,6 +386,16 @@ def stamp_readme(text):
     if missing:
         raise NotebookFailed(f"README.md's table has no row for: {', '.join(sorted(missing))}.")
     return text[: table.start(2)] + "\n".join([*lines, "", *links]) + "\n" + text[table.end(2) :]
+
+
+@functools.cache
+def digest(*folders):
+    """Returns the SHA-256 of all files in these folders of the repository, read once in a process."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"):
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def stamp_files(stamp, what, arguments=None):

@@ -6,10 +6,8 @@ Takes notebooks to work on; with none named, all of them. A quiz cell is the las
 the questions alone, and is the one that executing it would save.
 """
 
-import argparse
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 
@@ -53,28 +51,7 @@ def insert(notebook, name, source):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to work on; all of them when none is named")
-    parser.add_argument("--check", action="store_true", help="change nothing, fail if a quiz is missing or stale")
-    options = parser.parse_args(arguments)
-    stale = []
-    try:
-        for path in [path.resolve() for path in options.notebooks] or tool.find_notebooks():
-            before = tool.to_text(tool.read(path))
-            after = tool.to_text(stamp(tool.read(path), path.stem))
-            if before != after:
-                stale.append(tool.relative(path))
-                if not options.check:
-                    tool.write(after, path)
-                    print(f"stamped {stale[-1]}")
-    except tool.NotebookFailed as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    if options.check and stale:
-        print(
-            f"Missing or stale questions; `python tools/quizzes.py` puts them in: {', '.join(stale)}", file=sys.stderr
-        )
-    return int(options.check and bool(stale))
+    return tool.stamp_files(lambda _, path: tool.to_text(stamp(tool.read(path), path.stem)), "quizzes", arguments)
 
 
 if __name__ == "__main__":
