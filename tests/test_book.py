@@ -22,11 +22,11 @@ GIVEN = [
     (NOTEBOOK, "[x](../docs/when_something_goes_wrong.md)", "[x](../when_something_goes_wrong.md)"),
     (NOTEBOOK, "![x](pictures/split.svg)", "![x](pictures/split.svg)"),
     (LAB, '<img src="../pictures/split.svg">', '<img src="../pictures/split.svg">'),
-    (LAB, "[x](../../data/momentum/make.py)", f"[x]({book.REPOSITORY}/data/momentum/make.py)"),
+    (LAB, "[x](../../data/momentum/make.py)", f"[x]({tool.REPOSITORY}/data/momentum/make.py)"),
     (DOC, "[x](../iclnb/README.md#where-to-read)", "[x](package/index.md#where-to-read)"),
     (DOC, "[x](../notebooks/labs/b_gradient_descent_by_construction.ipynb)", f"[x]({tool.relative(LAB)})"),
     (DOC, "![x](../notebooks/pictures/split.svg)", "![x](notebooks/pictures/split.svg)"),
-    (book.GUIDE, "[x](model/gpt.py)", f"[x]({book.REPOSITORY}/iclnb/model/gpt.py)"),
+    (book.GUIDE, "[x](model/gpt.py)", f"[x]({tool.REPOSITORY}/iclnb/model/gpt.py)"),
     (DOC, "[x](#here) [y](https://example.org/a.md) f(x)[i](j)", "[x](#here) [y](https://example.org/a.md) f(x)[i](j)"),
 ]
 
@@ -46,7 +46,7 @@ def test_contents_take_each_page_once_and_the_parts_that_there_are():
 
 def test_a_page_has_no_badges_no_marks_of_tests_and_a_text_for_each_figure():
     text = book.notebook_page(NOTEBOOK, PAGES)
-    assert tool.COLAB_BADGE not in text and book.CHECKED not in text and "%pip" not in text
+    assert tool.COLAB_BADGE not in text and tool.CHECKED not in text and "%pip" not in text
     assert text.count('"image/png"') == text.count('"alt": "')
 
 

@@ -24,7 +24,6 @@ import notebooks as tool
 
 ROOT = tool.ROOT
 DOCS, SOURCE, SITE = ROOT / "docs", tool.BUILD / "book-source", tool.BUILD / "book"
-REPOSITORY = f"{tool.URLS['Repository']}/blob/{tool.URLS['Colab'].rpartition('/')[2]}"
 GUIDE = ROOT / "iclnb" / "README.md"
 LIVE = tool.BUILD / "live"  # what the page docs/teach_pocket_gpt.md needs
 ROOMS = ("attention", "language", "model", "tasks", "experiment", "teaching", "training", "labs")
@@ -43,7 +42,6 @@ MATHJAX = (
     *("tex-chtml.js", "input/tex/extensions/*", "output/chtml/fonts/woff-v2/*"),
     *("a11y/*", "sre/mathmaps/base.json", "sre/mathmaps/en.json"),
 )
-CHECKED = "# NBVAL_CHECK_OUTPUT"  # what the notebooks' tests look for
 LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^)\s"']+)""")
 
 
@@ -72,7 +70,7 @@ def relink(text, path, pages):
         elif target.suffix == ".svg":
             link = Path(os.path.relpath(tool.relative(target), here)).as_posix()
         else:
-            link = f"{REPOSITORY}/{tool.relative(target)}{hash_mark}{anchor}"
+            link = f"{tool.REPOSITORY}/{tool.relative(target)}{hash_mark}{anchor}"
         return opening + link
 
     return LINK.sub(follow, text)
@@ -85,7 +83,7 @@ def notebook_page(path, pages):
         if cell.cell_type == "markdown":
             cell.source = relink(tool.BADGES.sub("", cell.source), path, pages)
             continue
-        cell.source = cell.source.removeprefix(f"{CHECKED}\n")
+        cell.source = cell.source.removeprefix(f"{tool.CHECKED}\n")
         texts = [output.data["text/plain"] for output in cell.outputs if "image/png" in output.get("data", {})]
         if texts:  # the alternative text, which plots.show puts beside each figure
             cell.metadata["mystnb"] = {"image": {"alt": texts[0].removeprefix("Figure: ")}}

@@ -107,7 +107,7 @@ def relink(notebook, path, here: Path, places: dict[Path, Path]):
         target = (path.parent / link[2]).resolve()
         if target in places:
             return link[1] + Path(os.path.relpath(places[target], here)).as_posix()
-        return f"{link[1]}{tool.URLS['Repository']}/blob/main/{tool.relative(target)}"
+        return f"{link[1]}{tool.REPOSITORY}/{tool.relative(target)}"
 
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

@@ -38,6 +38,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+REPOSITORY = f"{URLS['Repository']}/blob/{URLS['Colab'].rpartition('/')[2]}"  # where readers see its files
 
 CELL_SECONDS = 600  # the longest that one cell may take; a whole notebook is meant to take 90
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -62,6 +63,7 @@ DEFAULTS = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-da
 INLINE = "module://matplotlib_inline.backend_inline"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(interactive: run the notebook to use it)"
+CHECKED = "# NBVAL_CHECK_OUTPUT"  # begins a cell whose output the tests compare
 LIVE = "<!-- live -->"  # what iclnb.teaching.quiz shows behind this is for a running notebook alone
 PROGRESS_BAR = re.compile(r"\d+%\||\?it/s|\d+it \[")  # what tqdm writes, before and after it knows the total
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -93,7 +93,7 @@ def shown(notebook, selector, name):
     wanted, _, part = selector.rpartition("|") if "|" in selector else (selector, "", "")
     cell = notebook.cells[find(notebook, wanted, name)]
     if cell.cell_type == "code" and part in ("", "code"):
-        source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
+        source = cell.source.removeprefix(f"{tool.CHECKED}\n")
         metadata = {"slideshow": {"slide_type": "-"}, "transient": {"remove_source": part != "code"}}
         return nbformat.v4.new_code_cell(source, outputs=cell.outputs, metadata=metadata)
     found = PARTS[part].findall(cell.source) if part else [HEADING.sub("", cell.source)]
