@@ -54,7 +54,9 @@ def test_students_get_everything_but_hints_solutions_and_what_they_have_to_find(
         kept = {cell.id: cell for cell in copy.cells}
         hidden = {index for one in found for index in (one.stub, one.guess, *one.readers)}
         for index, cell in enumerate(master.cells):
-            if cell.cell_type == "code":
+            if "solution" in cell.metadata.get("tags", []):
+                assert cell.id not in kept, "it shows a solution at work"
+            elif cell.cell_type == "code":
                 assert kept[cell.id].source == cell.source, "stubs and checks are kept"
                 assert kept[cell.id].outputs == ([] if index in hidden else cell.outputs)
         for one in found:

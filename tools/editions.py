@@ -76,12 +76,15 @@ def clear(notebook, indices):
 def without_hints(notebook, found: list[Exercise]):
     """Takes <details> away, which hold hints and solutions, and the outputs of cells that readers write or predict.
 
-    Those of the first cell stay, which hold its summary in Chinese.
+    Those of the first cell stay, which hold its summary in Chinese. A cell that is tagged "solution" goes too: it shows
+    one at work.
 
     Returns:
         The notebook with cells that nothing is left of; their numbers stay as `found` has them.
     """
     for cell in notebook.cells[1:]:
+        if "solution" in cell.metadata.get("tags", []):
+            cell.source = ""
         if cell.cell_type == "markdown":
             cell.source = DETAILS.sub("\n\n", cell.source).strip()
     for one in found:
