@@ -1,7 +1,11 @@
 """What all tests share: no network, no GPU unless asked, seeded numbers, real data and models where there are any."""
 
+import functools
+import http.server
 import os
 import shutil
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +52,25 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # which root cannot have
         yield browser
         browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def served():
+    """Serves a folder as any web server would: `with served(folder) as address`."""
+
+    @contextmanager
+    def served(folder):
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    return served
 
 
 def folder_from(variable):

@@ -1,28 +1,17 @@
 """The book as a web server gives it; tests are skipped, saying so, where it is missing."""
 
-import functools
-import http.server
-import threading
-
 import pytest
 
 import book
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="session")
-def site():
+def site(served):
     """The address of the book."""
     if not (book.SITE / "index.html").exists():
         pytest.skip("needs the book: make book")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=book.SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(book.SITE) as address:
+        yield address
 
 
 @pytest.fixture

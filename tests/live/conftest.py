@@ -1,9 +1,6 @@
-"""What the tests of pages share: a page that is built, and a server for it."""
+"""What the tests of the page share: that it is built, and served."""
 
-import functools
-import http.server
 import os
-import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -32,18 +29,11 @@ def live(tmp_path_factory):
     return folder
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="session")
-def site(live):
+def site(served, live):
     """The address at which the page is served, as any static folder would be."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=live)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with served(live) as address:
+        yield f"{address}/"
 
 
 @pytest.fixture(scope="module")
