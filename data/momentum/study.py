@@ -4,7 +4,7 @@
 
 DIR holds the six real tasks and text/war_and_peace.txt. Several processes may run it at once, on one --work folder;
 one that was stopped goes on where it stopped. Finished models are kept in --work; the records go into --out, one file a
-kind, and one that is there is not made again. --kinds makes some kinds alone, --seeds the first seeds alone.
+kind, and one that is there is not made again. --kinds and --arms make some alone, --seeds the first seeds alone.
 """
 
 import argparse
@@ -483,15 +483,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="default: beside this file")
     parser.add_argument("--kinds", default=",".join(KINDS), help="with commas (default: all)")
     parser.add_argument("--seeds", type=int, default=5, help="the first so many (default: 5)")
+    parser.add_argument("--arms", default=",".join(ARMS), help="with commas (default: all)")
     options = parser.parse_args(arguments)
-    kinds = options.kinds.split(",")
-    if unknown := set(kinds) - set(KINDS):
-        parser.error(f"argument --kinds: unknown is {', '.join(sorted(unknown))}; known are {', '.join(KINDS)}")
+    kinds, arms = options.kinds.split(","), options.arms.split(",")
+    for name, chosen, known in (("kinds", kinds, KINDS), ("arms", arms, ARMS)):
+        if unknown := set(chosen) - set(known):
+            parser.error(f"argument --{name}: unknown is {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     if options.data is None and any(KINDS[name].data == "english" for name in kinds):
         parser.error("argument --data: the folder of the six tasks and the novel is needed")
     torch.set_num_threads(1)  # the models are too small for more; another number rounds otherwise
     study = Study(options.data, options.work, options.out)
-    todo = list(units(kinds, options.seeds))
+    todo = [unit for unit in units(kinds, options.seeds) if unit[1] in arms]
     for wait in (False, True):  # first what no other process is at, then wait for what is left
         for name, arm, seed in todo:
             started = time.perf_counter()

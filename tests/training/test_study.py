@@ -163,7 +163,7 @@ def test_the_text_holds_every_source_in_every_part(study, data):
     assert all(len(line) <= study.PIECE + 5 for line in lines) and " ".join(lines).split() == ["word"] * 2000
 
 
-@pytest.mark.parametrize("arguments", [["--kinds", "english,none"], ["--kinds", "english"]])
+@pytest.mark.parametrize("arguments", [["--kinds", "english,none"], ["--arms", "plain,none"], ["--kinds", "english"]])
 def test_what_is_wrong_is_said_before_any_work(arguments, study, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ICLNB_DATA", "")
     with pytest.raises(SystemExit):
