@@ -1,12 +1,11 @@
-"""Makes the records beside it: plain attention against momentum attention, trained alike.
+"""Makes language.json and harder.json: plain attention against momentum attention, trained alike at one rate.
 
-    python data/momentum/make.py language --out data/momentum
-    python data/momentum/make.py english --out data/momentum --text FILE
-    python data/momentum/make.py harder --out data/momentum --models build/momentum
+    python data/momentum/make.py language
+    python data/momentum/make.py harder --models build/momentum
 
 One record a model. All arms of a seed begin with the same weights and see the same batches in the same order.
-`language` trains on the synthetic language, `english` on a text; `harder` goes on with the models of `language`, on
-translation and question answering. A record that is there is kept, and a training that was stopped goes on.
+`language` trains on the synthetic language; `harder` goes on with its models, on translation and question answering.
+A record that is there is kept, and a training that was stopped goes on.
 """
 
 import argparse
@@ -22,14 +21,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from iclnb.experiment.predict import few_shot
-from iclnb.experiment.results import fingerprint
+from iclnb.experiment.results import fingerprint, write_records
 from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
 from iclnb.language.questions import answering, translation, translation_1, translation_2, what, where, who
 from iclnb.language.tokenizer import build_tokenizer
 from iclnb.model.checkpoints import load
 from iclnb.model.gpt import GPT
 from iclnb.model.heads import learned_momentum, spread
-from iclnb.paths import write_whole
 from iclnb.tasks.task import TASKS, load_task
 from iclnb.tasks.variants import with_arbitrary_answers
 from iclnb.training import pretrain
@@ -37,32 +35,16 @@ from iclnb.training.loop import Data, Schedule, train
 from iclnb.training.measure import Accuracy
 from iclnb.training.perplexity import loss_by_position, perplexity
 from iclnb.training.pretrain import make_config
-from iclnb.training.text import TextFile
 
 LEARNED = {"momentum": 0.5, "learn_momentum": True}
-ETAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 ARMS: dict[str, dict[str, Any]] = {  # what is put into GPTConfig
     "plain": {},
     "learned": LEARNED,
-    "longer": {},
-    "plain-long": {},
-    "learned-long": LEARNED,
-    **{f"eta-{eta}": {"momentum": eta} for eta in ETAS},
+    **{f"eta-{eta}": {"momentum": eta} for eta in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)},
 }
-LONGER = 1.1  # at this size a step with momentum takes so many times as long at most (benchmarks/momentum.py)
-LONG = 4  # to see whether a lead lasts
-STEPS = {"longer": LONGER, "plain-long": LONG, "learned-long": LONG}  # times as many as the other arms
 GIVEN, GIVEN_MOMENTUM = "given", 0.1  # the plain models, to which a learned momentum is given before they go on
-MAIN = {  # with every seed
-    "language": ("plain", "learned"),
-    "english": ("plain", "learned", "eta-0.5", "longer"),
-    "harder": ("plain", "learned", GIVEN),
-}
-ONCE = {"english": (*(f"eta-{eta}" for eta in ETAS if eta != 0.5), "plain-long", "learned-long")}  # with one
-CHOICES = {  # `harder` has one length of training for all
-    **dict.fromkeys(("language", "english"), tuple(ARMS)),
-    "harder": (*(arm for arm in ARMS if arm not in STEPS), GIVEN),
-}
+MAIN = {"language": ("plain", "learned"), "harder": ("plain", "learned", GIVEN)}
+CHOICES = {"language": tuple(ARMS), "harder": (*ARMS, GIVEN)}
 
 
 def rounded(value: Any) -> Any:
@@ -95,19 +77,18 @@ def fit(model: GPT, data: Data, folder: Path, progress: bool, **known: Any) -> l
     )
 
 
-# ------------------------------------------------------------------------------------------------ language and english
+# ------------------------------------------------------------------------------------------------------------ language
 
 PHASES = CURRICULUM[:7]  # pocket-gpt's, up to labelled phrases: two fifths of its steps, a quarter of its tokens
-ENGLISH_STEPS = 400
-CONTEXTS = {"language": (32, 64, 128, 256), "english": (64, 128, 256, 512)}  # tokens; the last is beyond the training's
+CONTEXTS = (32, 64, 128, 256)  # tokens; the last is beyond the training's
 QUERIES, K = 200, 16
-HELD_OUT_ROWS, HELD_OUT_TOKENS = 200, 2**15
+HELD_OUT_ROWS = 200
 
 
 class Language(pretrain.Language):
     """The synthetic language, and documents that no training sees."""
 
-    kind, every = "language", 200
+    every = 200
 
     def __init__(self, seed: int):
         super().__init__(seed, PHASES)
@@ -132,30 +113,7 @@ class Language(pretrain.Language):
         return found
 
 
-class English(TextFile):
-    """A text file, and its last tenth, which no training sees."""
-
-    kind, every = "english", 50
-
-    def __init__(self, file: Path, seed: int):
-        super().__init__(file, seed=seed)
-        self.steps = ENGLISH_STEPS
-
-    def measure(self, model: GPT) -> dict[str, float]:
-        """Perplexity of a part of the held-out text."""
-        part = self.held_out[: 64 * self.context + 1]
-        return {"perplexity": perplexity(model, part, self.context).value}
-
-    def unseen(self, context: int) -> Tensor:
-        """A part of the held-out text, the same for every context, (M,) int."""
-        return self.held_out[:HELD_OUT_TOKENS]
-
-    def accuracy(self, model: GPT) -> dict:
-        """None: so small a model of English does not do the tasks."""
-        return {}
-
-
-def study(data: Language | English, arm: str, seed: int, folder: Path, progress: bool = True) -> dict[str, Any]:
+def study(data: Language, arm: str, seed: int, folder: Path, progress: bool = True) -> dict[str, Any]:
     """Train one model, measure it, and keep nothing of it but the record.
 
     Args:
@@ -171,14 +129,12 @@ def study(data: Language | English, arm: str, seed: int, folder: Path, progress:
         where it is learned.
     """
     model = GPT(make_config(data.tokenizer, **ARMS[arm])).initialise(seed)
-    data.steps = round(data.steps * STEPS.get(arm, 1))
     rows = fit(model, data, folder, progress, arm=arm, seed=seed)
-    contexts = CONTEXTS[data.kind]
-    found = {T: perplexity(model, data.unseen(T), T) for T in contexts}
+    found = {T: perplexity(model, data.unseen(T), T) for T in CONTEXTS}
     return {
         "training": columns(rows),
         "perplexity": {str(T): {"value": p.value, "low": p.low, "high": p.high} for T, p in found.items()},
-        "by_position": loss_by_position(model, data.unseen(max(contexts)), max(contexts)).to_dict("list"),
+        "by_position": loss_by_position(model, data.unseen(max(CONTEXTS)), max(CONTEXTS)).to_dict("list"),
         "accuracy": data.accuracy(model),
         "eta": learned_momentum(model),
     }
@@ -244,19 +200,15 @@ def go_on(model: GPT, arm: str, seed: int, folder: Path, progress: bool = True) 
 # --------------------------------------------------------------------------------------------------------- the command
 
 
-def settings(kind: str, seeds: int) -> list[tuple[str, int]]:
-    """The models of a kind, (arm, seed) each."""
-    return [(arm, seed) for seed in range(seeds) for arm in MAIN[kind]] + [(arm, 0) for arm in ONCE.get(kind, ())]
-
-
 def make(out: Path, kind: str, todo: Sequence[tuple[str, int]], one: Callable[[str, int, Path], dict]) -> None:
-    """Write the record of each (arm, seed) that is not there yet, as `one` makes it in a folder for its checkpoint."""
-    mark = "-" if kind == "harder" else "_"
+    """Add the record of each (arm, seed) that is not there yet, as `one` makes it in a folder for its checkpoint."""
+    file = out / f"{kind}.json"
     for arm, seed in tqdm(todo, unit="model"):
-        file = out / mark.join((kind, arm, f"{seed}.json"))
-        folder = file.with_name(f"{file.stem}.training")
-        if not file.exists():
-            write_whole(file, json.dumps(rounded(one(arm, seed, folder))).encode())
+        found = json.loads(file.read_text()) if file.exists() else {}
+        folder = out / f"{kind}_{arm}_{seed}.training"
+        if f"{arm} {seed}" not in found:
+            found[f"{arm} {seed}"] = rounded(one(arm, seed, folder))
+            write_records(file, found)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -264,8 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=MAIN, help="which records")
-    parser.add_argument("--out", required=True, type=Path, help="their folder")
-    parser.add_argument("--text", type=Path, help="english: the text file")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="their folder (default: beside this)")
     parser.add_argument(
         "--models",
         type=Path,
@@ -273,21 +224,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="harder: folder of the models of `language`, trained if missing (default: build/momentum)",
     )
     parser.add_argument("--arms", help="which, with commas (default: those of the stored records)")
-    parser.add_argument("--seeds", type=int, default=3, help="of each main arm, or of each in --arms (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="of each arm (default: 3)")
     options = parser.parse_args(arguments)
-    kind, todo = options.kind, settings(options.kind, options.seeds)
-    if kind == "english" and options.text is None:
-        parser.error("argument --text: english needs a text file")
+    kind, arms = options.kind, MAIN[options.kind]
     if options.arms is not None:
         arms = options.arms.split(",")
         if unknown := set(arms) - set(CHOICES[kind]):
             known = ", ".join(CHOICES[kind])
             parser.error(f"argument --arms: unknown is {', '.join(sorted(unknown))}; known are {known}")
-        todo = [(arm, seed) for seed in range(options.seeds) for arm in arms]
+    todo = [(arm, seed) for seed in range(options.seeds) for arm in arms]
     torch.set_num_threads(1)  # the models are too small for more; another number rounds otherwise
     ones = {
         "language": lambda arm, seed, folder: study(Language(seed), arm, seed, folder),
-        "english": lambda arm, seed, folder: study(English(options.text, seed), arm, seed, folder),
         "harder": lambda arm, seed, folder: go_on(first_model(arm, seed, options.models), arm, seed, folder),
     }
     make(options.out, kind, todo, ones[kind])

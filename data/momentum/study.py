@@ -68,7 +68,7 @@ ARMS: dict[str, tuple[Make | None, tuple[int, ...] | None]] = {  # what is put i
 LONGER = 1.1
 FEW = ("plain", "learned-0.5", "convolution")  # where a run is long
 RATES = (0.00075, 0.0015, 0.003, 0.006, 0.012, 0.024, 0.048, 0.096, 0.192)  # of Muon; AdamW's is half of it
-START = {"english": (4, 5, 6), "language": (2, 3, 4)}  # places in RATES that a tuning begins with
+START = {"english": (4, 5, 6), "language": (1, 2, 3)}  # places in RATES that a tuning begins with
 TUNING_SEED = 100
 
 
@@ -105,7 +105,7 @@ def steps_of(phases: int) -> int:
 SMALL = (("n_embd", 64),)  # 0.3 million parameters: a run of minutes
 KINDS = {
     "english": Kind("english", tuple(ARMS), 5, 400, SMALL),
-    "copying": Kind("language", tuple(arm for arm in ARMS if arm != "longer"), 5, steps_of(5), SMALL, 5, tuned_on=1),
+    "copying": Kind("language", tuple(arm for arm in ARMS if arm != "longer"), 5, steps_of(5), SMALL, 5, tuned_on=5),
     "long": Kind("english", FEW, 3, 1600, SMALL, rates="english"),
     "0.9M": Kind("english", FEW, 3, 400),
     "3M": Kind("english", FEW, 3, 400, (("n_embd", 256),)),
@@ -378,7 +378,7 @@ class Study:
 
     def tune(self, name: str, arm: str) -> dict[str, Any]:
         """Loss by learning rate, and the best one; the grid grows while the best is at its end."""
-        losses, places = {}, list(START[KINDS[name].data])
+        losses, skills, places = {}, {}, list(START[KINDS[name].data])
         if name == "english" and arm in FEW:  # whose curves are shown
             places = list(range(2, places[-1] + 1))
         while True:
@@ -387,6 +387,8 @@ class Study:
                     try:
                         model, data, *_ = self.fitted(name, arm, TUNING_SEED, rate, tuning=True)
                         losses[rate] = data.loss(model)
+                        if KINDS[name].data == "language":
+                            skills[f"{rate:g}"] = data.measure(model)
                     except FloatingPointError:
                         losses[rate] = float("inf")
             best = min(losses, key=losses.get)
@@ -396,7 +398,8 @@ class Study:
             elif place == max(places) < len(RATES) - 1:
                 places.append(place + 1)
             else:
-                return {"losses": {f"{rate:g}": losses[rate] for rate in sorted(losses)}, "rate": best}
+                found = {"losses": {f"{rate:g}": losses[rate] for rate in sorted(losses)}, "rate": best}
+                return found | ({"skills": skills} if skills else {})
 
     def rate(self, name: str, arm: str) -> float:
         """The best learning rate of an arm, tuned at first use."""
@@ -436,8 +439,9 @@ class Study:
         record |= data.found(model)
         if name == "tasks":
             record["tasks"] = six_tasks(model, data.tokenizer)
-        momenta = [block.attn.momentum for block in model.blocks]
-        record["eta"] = [m.eta().tolist() if isinstance(m, Momentum) else None for m in momenta]
+        terms = [block.attn.momentum for block in model.blocks]
+        record["eta"] = [term.eta().tolist() if isinstance(term, Momentum) else None for term in terms]
+        record["kernel"] = [term.kernel.tolist() if isinstance(term, ValueConvolution) else None for term in terms]
         return record
 
     def records(self, name: str) -> dict[str, dict[str, Any]]:

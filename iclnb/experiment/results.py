@@ -176,31 +176,27 @@ def _task_fingerprint(task: Task) -> str:
 # ------------------------------------------------------------------------------------- the records of data/momentum
 
 
-def stored(*kinds: str, folder: Path | None = None) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The stored records of trainings with and without momentum, by kind, arm and seed.
+def stored(kind: str, folder: Path | None = None) -> dict[tuple[str, int | str], dict[str, Any]]:
+    """The stored records of one kind of training, with momentum, without it and with its rivals, by arm and seed.
 
     Args:
-        kinds: which of "language", "english" and "harder".
+        kind: the name of a file in the folder, such as "english"; its README lists them. "rates" are by kind and arm.
         folder: of the records; None is the one that comes with iclnb.
     """
-    folder, records = folder or data_folder() / "momentum", {}
-    for kind in kinds:
-        for file in sorted(folder.glob(f"{kind}[_-]*.json")):
-            separator, name = file.stem[len(kind)], file.stem[len(kind) + 1 :]
-            arm, seed = name.rsplit(separator, 1)
-            records[kind, arm, int(seed)] = json.loads(file.read_text())
+    file = (folder or data_folder() / "momentum") / f"{kind}.json"
+    records = {}
+    for key, record in json.loads(file.read_text()).items():
+        arm, seed = key.split(" ")
+        records[arm, int(seed) if seed.isdecimal() else seed] = record
     return records
 
 
 def write_records(file: Path, records: dict[str, dict[str, Any]]) -> None:
-    """Write named records into one JSON file, a line each in the order of their names, whole or not at all."""
+    """Write records such as `stored` reads, a line each, whole or not at all."""
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(records[key])}" for key in sorted(records))
     write_whole(file, f"{{\n{lines}\n}}\n".encode())
 
 
-def by_seed(
-    records: dict[tuple[str, str, int], dict[str, Any]], kind: str, arm: str, value: Callable[[dict], float]
-) -> list[float]:
+def by_seed(records: dict[tuple[str, int], dict[str, Any]], arm: str, value: Callable[[dict], float]) -> list[float]:
     """A number of every record of an arm, in the order of the seeds."""
-    seeds = sorted(seed for data, name, seed in records if (data, name) == (kind, arm))
-    return [value(records[kind, arm, seed]) for seed in seeds]
+    return [value(records[key]) for key in sorted(records) if key[0] == arm]

@@ -15,19 +15,12 @@ from iclnb.training.loop import TrainingError, train
 
 
 @pytest.fixture
-def text(tmp_path):
-    file = tmp_path / "text.txt"
-    file.write_text("\n".join(f"{i} bottles of beer on the wall, {i * i} bottles of beer" for i in range(600)))
-    return file
-
-
-@pytest.fixture
 def recipe(monkeypatch):
     """The recipe in miniature."""
     recipe = script("momentum")
-    recipe.PHASES, recipe.ENGLISH_STEPS = (Phase(4, 2, 16, {repeats: 1.0}),), 4
+    recipe.PHASES = (Phase(4, 2, 16, {repeats: 1.0}),)
     recipe.HARDER = (Phase(4, 2, 24, {translation: 0.5, answering: 0.5}),)
-    recipe.CONTEXTS = {"language": (8, 16), "english": (8, 16)}
+    recipe.CONTEXTS = (8, 16)
     recipe.QUERIES, recipe.K, recipe.HELD_OUT_ROWS = 3, 2, 3
     shape = recipe.make_config
     recipe.make_config = lambda tokenizer, **more: shape(tokenizer, n_layer=2, n_head=2, n_embd=16, **more)
@@ -36,31 +29,28 @@ def recipe(monkeypatch):
     return recipe
 
 
-def test_a_record_holds_what_was_measured_and_is_not_made_twice(recipe, text, tmp_path):
-    recipe.MAIN |= {"language": ("learned",), "english": ("plain", "longer")}
-    recipe.ONCE = {"english": ("learned-long",)}
-    out = tmp_path / "records"
-    recipe.main(["language", "--out", str(out), "--seeds", "1"])
-    english = ["english", "--out", str(out), "--text", str(text), "--seeds", "1"]
-    recipe.main(english)
-    records = stored("language", "english", folder=out)
-    assert set(records) == {("language", "learned", 0)} | {
-        ("english", arm, 0) for arm in ("plain", "longer", "learned-long")
-    }
-    language = records["language", "learned", 0]
-    plain, long = (records["english", arm, 0] for arm in ("plain", "learned-long"))
-    assert plain["training"]["step"] == [4] and long["training"]["step"] == [16]
-    assert set(language["accuracy"]["cb"]) == {"zero-shot", "in context", "arbitrary", "queries"}
-    assert all(0 <= count <= 3 for count in language["accuracy"]["cb"].values())
-    assert [len(layer) for layer in language["eta"]] == [2] * 2 and plain["eta"] == []
+def test_a_record_holds_what_was_measured_and_is_not_made_twice(recipe, tmp_path):
+    command = ["language", "--out", str(tmp_path), "--seeds", "1", "--arms", "learned,plain"]
+    recipe.main(command)
+    records = stored("language", folder=tmp_path)
+    assert set(records) == {("learned", 0), ("plain", 0)}
+    learned, plain = records["learned", 0], records["plain", 0]
+    assert plain["training"]["step"] == [4]
+    assert set(learned["accuracy"]["cb"]) == {"zero-shot", "in context", "arbitrary", "queries"}
+    assert all(0 <= count <= 3 for count in learned["accuracy"]["cb"].values())
+    assert [len(layer) for layer in learned["eta"]] == [2] * 2 and plain["eta"] == []
     entry = plain["perplexity"]["16"]
     assert 1 < entry["low"] < entry["value"] < entry["high"]
     assert plain["by_position"]["last"] == [1, 2, 4, 8, 16]
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"{'_'.join(map(str, key))}.json" for key in records)
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    (out / "english_plain_0.json").unlink()
-    recipe.main(english)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["language.json"]
+    file = tmp_path / "language.json"
+    before, kept = file.read_bytes(), json.loads(file.read_text())
+    file.write_text(json.dumps({"plain 0": kept["plain 0"]}))
+    recipe.main(command)
+    assert file.read_bytes() == before
+    file.write_text(json.dumps({"plain 0": {"kept": True}, "learned 0": {}}))
+    recipe.main(command)
+    assert stored("language", folder=tmp_path)["plain", 0] == {"kept": True}
 
 
 def test_harder_goes_on_with_models_of_the_language_and_keeps_what_is_there(recipe, tmp_path):
@@ -69,28 +59,24 @@ def test_harder_goes_on_with_models_of_the_language_and_keeps_what_is_there(reci
     recipe.ARMS = {arm: shape | momentum for arm, momentum in recipe.ARMS.items()}
     recipe.main([*command, "--arms", "plain,learned,given"])
     found = stored("harder", folder=tmp_path)
-    assert set(found) == {("harder", arm, 0) for arm in ("plain", "learned", "given")}
-    learned, given, plain = (found["harder", arm, 0] for arm in ("learned", "given", "plain"))
+    assert set(found) == {(arm, 0) for arm in ("plain", "learned", "given")}
+    learned, given, plain = (found[arm, 0] for arm in ("learned", "given", "plain"))
     assert learned["training"]["step"] == [0, 4] and learned["training"]["loss"][0] is None
     assert torch.tensor(learned["eta"]["after"]).shape == (2, 2) and plain["eta"]["after"] == []
     assert given["eta"]["before"] == [[0.1, 0.1]] * 2 and given["training"]["words"][0] == plain["training"]["words"][0]
     right, n = learned["counts"]["words"]
     assert learned["training"]["words"][-1] == recipe.rounded(right / n)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["learned-0", "plain-0"]
-    (tmp_path / "harder-plain-0.json").write_text(json.dumps({"kept": True}))
-    recipe.main([*command, "--arms", "plain"])
-    assert stored("harder", folder=tmp_path)["harder", "plain", 0] == {"kept": True}
 
 
 @pytest.fixture
-def stopped(recipe, text, monkeypatch):
+def stopped(recipe, monkeypatch):
     """Runs a kind in two folders, in one without a stop and in the other up to step 3; returns the command and both."""
 
     def run(kind, tmp_path):
         model = recipe.GPT(recipe.make_config(pretrain.build_tokenizer(), momentum=0.5, learn_momentum=True))
         recipe.first_model = lambda arm, seed, models: model.initialise(seed)
         command = [kind, "--seeds", "1", "--arms", "learned", "--out"]
-        command[1:1] = ["--text", str(text)] if kind == "english" else []
         recipe.main([*command, str(tmp_path / "whole")])
 
         def interrupted(model, batches, schedule, **options):
@@ -110,7 +96,7 @@ def stopped(recipe, text, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("kind", ["language", "english", "harder"])
+@pytest.mark.parametrize("kind", ["language", "harder"])
 def test_a_stopped_training_goes_on_and_ends_the_same(kind, recipe, stopped, tmp_path, monkeypatch):
     command, steps = stopped(kind, tmp_path), []
 
@@ -125,11 +111,7 @@ def test_a_stopped_training_goes_on_and_ends_the_same(kind, recipe, stopped, tmp
     assert [path.suffix for path in (tmp_path / "stopped").iterdir()] == [".json"]
 
 
-def test_a_stopped_training_does_not_go_on_with_another_text_or_another_model(recipe, stopped, text, tmp_path):
-    command = stopped("english", tmp_path)
-    text.write_text(text.read_text().replace("bottles of beer", "glasses of milk"))
-    with pytest.raises(TrainingError, match="is of another run: its data is"):
-        recipe.main(command)
+def test_a_stopped_training_does_not_go_on_with_another_model(recipe, stopped, tmp_path):
     command = stopped("harder", tmp_path)
     first = recipe.first_model
     recipe.first_model = lambda arm, seed, models: first(arm, seed + 1, models)
@@ -137,20 +119,11 @@ def test_a_stopped_training_does_not_go_on_with_another_text_or_another_model(re
         recipe.main(command)
 
 
-def test_every_main_arm_has_every_seed_and_the_others_one(recipe):
-    for kind in recipe.MAIN:
-        arms = recipe.settings(kind, seeds=3)
-        assert len(arms) == len(set(arms)) and {arm for arm, _ in arms} <= set(recipe.CHOICES[kind])
-        for name in (*recipe.MAIN[kind], *recipe.ONCE.get(kind, ())):
-            assert [seed for arm, seed in arms if arm == name] == ([0, 1, 2] if name in recipe.MAIN[kind] else [0])
-
-
 @pytest.mark.parametrize(
     "wrong, message",
     [
         (["harder", "--arms", "plain,nesterov"], "unknown is nesterov; known are plain, learned"),
-        (["harder", "--arms", "longer"], "unknown is longer"),
-        (["english"], "english needs a text file"),
+        (["language", "--arms", "given"], "unknown is given"),
     ],
 )
 def test_bad_input_is_refused(recipe, wrong, message, tmp_path, capsys):

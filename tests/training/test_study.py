@@ -68,7 +68,7 @@ def test_a_record_holds_what_was_measured_and_is_not_made_twice(study, data, tmp
     mean = sum(loss * n for loss, n in kinds if n) / (3 * 256)
     assert abs(mean - gated["loss"]) < 1e-3
     assert plain["ablated"] == {} and set(gated["ablated"]) == {"all", *(f"layer {i}" for i in (1, 2, 3, 4))}
-    assert plain["eta"] == [None] * 4 and torch.tensor(gated["eta"]).shape == (4, 4)
+    assert plain["eta"] == plain["kernel"] == [None] * 4 and torch.tensor(gated["eta"]).shape == (4, 4)
     before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(study, "train", None)  # no training is needed any more
     (tmp_path / "work" / "english_gated_0.json").unlink()
@@ -81,12 +81,15 @@ def test_a_record_holds_what_was_measured_and_is_not_made_twice(study, data, tmp
 
 
 def test_the_language_is_measured_with_the_term_and_without(study, data, tmp_path):
-    only(study, ("plain", "half", "first"), "copying", "tasks")
+    only(study, ("plain", "half", "first", "convolution"), "copying", "tasks")
     study.KINDS["tasks"] = replace(study.KINDS["tasks"], arms=("half",))
     found = run(study, data, tmp_path)
     plain, half, first = (found["copying"][f"{arm} 0"] for arm in ("plain", "half", "first"))
     assert half["eta"] == [[0.5, 0.5, 0.0, 0.0]] * 4 and first["eta"][1:] == [None] * 3
     assert set(first["ablated"]) == {"all", "layer 1"} and "given" not in half
+    assert torch.tensor(found["copying"]["convolution 0"]["kernel"]).shape == (4, 4, 4)  # layers, heads, weights
+    rates = found["rates"]["copying half"]
+    assert rates["skills"].keys() == rates["losses"].keys() and set(rates["skills"]["0.003"]) == {"copying", "recall"}
     spaces = ("whole", "without most read", "without least read", "without drawn", "as little")
     assert list(plain["given"]) == [f"{eta}, {space}" for eta in (0.2, 0.3, 0.4) for space in spaces]
     left = [plain["given"][f"0.3, {space}"]["left"] for space in spaces]
