@@ -105,7 +105,13 @@ def finetuning(options: argparse.Namespace):
     rate = matrix_rate(options.device, options.dtype, 256 if options.quick else 8192)
     task, (tokenizer, model) = task_of("sst2", options), made("1.3B", "sst2", options)
     sequences = prompts.build_prompt(model.config, tokenizer, task, options.k, SEED).sequences
-    new, seen = (seconds(lambda: train_on(model, sequences, 1e-3, record=True)) / len(sequences) for _ in range(2))
+
+    def step(**how: bool) -> float:
+        return seconds(lambda: train_on(model, sequences, 1e-3, record=True, **how)) / len(sequences)
+
+    new, seen = step(), step()  # the first records its CUDA graphs
+    step(graphs=False)
+    yield "fine-tuning step of 1.3B, without CUDA graphs, ms", 1e3 * step(graphs=False)
     operations = training_operations(model.config, [len(ids) for ids in sequences]) / len(sequences)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     yield "fine-tuning step of 1.3B, lengths new, ms", 1e3 * new

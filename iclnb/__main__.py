@@ -14,7 +14,7 @@ import torch
 
 import iclnb
 from iclnb import interrupts
-from iclnb.experiment.finetune import DivergedError
+from iclnb.experiment.descent import DivergedError
 from iclnb.experiment.grid import Setting, loaded_task, look, recorded
 from iclnb.experiment.predict import POSITIONS
 from iclnb.experiment.results import Results

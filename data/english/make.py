@@ -26,8 +26,9 @@ import transformers
 from iclnb.experiment.bench import likeness
 from iclnb.experiment.calibrate import bias, calibrated
 from iclnb.experiment.controls import untrained
+from iclnb.experiment.descent import FineTuned, descend
 from iclnb.experiment.english import records_in
-from iclnb.experiment.finetune import FineTuned, descend, train_on
+from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import Predictions, predict
 from iclnb.experiment.results import Results
 from iclnb.experiment.run import accuracy_by_rate, answers_entry, best_rate, measures, rec2ftp_entry

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from iclnb.experiment import compare
 from iclnb.experiment.controls import matched
-from iclnb.experiment.finetune import DivergedError, FineTuned, train_on
+from iclnb.experiment.descent import DivergedError, FineTuned
+from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import Internals, NotFiniteError, Predictions, few_shot
 from iclnb.experiment.results import Results, identity
 from iclnb.experiment.run import best_rate, rate_grid

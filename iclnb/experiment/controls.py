@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from iclnb.attention.precision import widen
-from iclnb.experiment.finetune import sharing_copy, trained_parameters
+from iclnb.experiment.descent import sharing_copy, trained_parameters
 from iclnb.model.gpt import GPT
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from iclnb.experiment.calibrate import bias, calibrated
-from iclnb.experiment.finetune import DivergedError, train_on
+from iclnb.experiment.descent import DivergedError
+from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import NotFiniteError, Predictions, check_options, predict
 from iclnb.experiment.results import Results, fingerprint, source_of
 from iclnb.experiment.run import accuracy_entry, held_out, make_plan, resolve_seed_and_rate, run_task

@@ -12,7 +12,8 @@ from iclnb import intervals
 from iclnb.experiment import compare
 from iclnb.experiment.batching import back_in_order
 from iclnb.experiment.calibrate import bias, calibrated
-from iclnb.experiment.finetune import PUBLISHED_SEED_AND_RATE, DivergedError, train_on
+from iclnb.experiment.descent import DivergedError
+from iclnb.experiment.finetune import PUBLISHED_SEED_AND_RATE, train_on
 from iclnb.experiment.floors import REFERENCES, measures_with_floors
 from iclnb.experiment.internals import Internals
 from iclnb.experiment.predict import (

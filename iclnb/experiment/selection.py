@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from iclnb import intervals
-from iclnb.experiment.finetune import DivergedError, train_on
+from iclnb.experiment.descent import DivergedError
+from iclnb.experiment.finetune import train_on
 from iclnb.experiment.grid import Setting, loaded, loaded_task, run_grid
 from iclnb.experiment.predict import predict
 from iclnb.experiment.results import Results

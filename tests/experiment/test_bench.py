@@ -7,7 +7,7 @@ import iclnb
 from iclnb.experiment import compare
 from iclnb.experiment.bench import IF_FT, Bench, moved
 from iclnb.experiment.controls import random_update, untrained
-from iclnb.experiment.finetune import FineTuned
+from iclnb.experiment.descent import FineTuned
 from iclnb.experiment.results import Results
 
 

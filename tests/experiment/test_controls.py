@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from iclnb.experiment import controls
-from iclnb.experiment.finetune import train_on, trained_parameters
+from iclnb.experiment.descent import trained_parameters
+from iclnb.experiment.finetune import train_on
 from iclnb.model.gpt import GPT, GPTConfig
 
 

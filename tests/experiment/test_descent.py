@@ -4,15 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from iclnb.experiment import finetune
-from iclnb.experiment.finetune import (
-    DivergedError,
-    descend,
-    language_model_loss,
-    layer_losses,
-    train_on,
-    trained_parameters,
-)
+from iclnb.experiment import descent
+from iclnb.experiment.descent import DivergedError, descend, language_model_loss, layer_losses, trained_parameters
+from iclnb.experiment.finetune import train_on
 from iclnb.model.gpt import GPT, GPTConfig
 
 SEQUENCES = [[0, 5, 7, 11, 3], [0, 2, 9, 4, 4, 8, 1], [0, 13, 6], [0, 12, 12, 10, 5, 2]]
@@ -211,7 +205,7 @@ def test_half_precision_weights_collect_updates_below_their_last_digit():
 def test_padding_for_a_gpu_changes_no_step(options, monkeypatch):
     model, batches = small(), [SEQUENCES[:2], SEQUENCES[2:3], SEQUENCES[3:]]
     plain = descend(model, batches, LR, record=True, **options)
-    monkeypatch.setitem(finetune.MULTIPLE, "cpu", 8)
+    monkeypatch.setitem(descent.MULTIPLE, "cpu", 8)
     padded = descend(model, batches, LR, record=True, **options)
     agree(padded.model, plain.model)
     close = {"rtol": 1e-6, "atol": 1e-6}  # queries are kept in float32
@@ -222,7 +216,7 @@ def test_padding_for_a_gpu_changes_no_step(options, monkeypatch):
 def test_losses_that_are_read_at_the_end_are_those_that_are_read_at_each_step(monkeypatch):
     model, batches = small(), [SEQUENCES[:2], SEQUENCES[2:]]
     at_once = descend(model, batches, LR, record=True)
-    monkeypatch.setattr(finetune, "AT_ONCE", ())
+    monkeypatch.setattr(descent, "AT_ONCE", ())
     later = descend(model, batches, LR, record=True)
     assert later.losses == at_once.losses
     assert all(torch.equal(p, q) for p, q in zip(later.model.parameters(), at_once.model.parameters(), strict=True))
@@ -232,8 +226,8 @@ def test_losses_that_are_read_at_the_end_are_those_that_are_read_at_each_step(mo
 
 def test_all_steps_are_sent_before_a_loss_is_waited_for(monkeypatch):
     """On torch's meta device, where no number can be read."""
-    sent, losses = [], finetune._losses
-    monkeypatch.setattr(finetune, "_losses", lambda *rest: sent.append(rest[2]) or losses(*rest))
+    sent, losses = [], descent._losses
+    monkeypatch.setattr(descent, "_losses", lambda *rest: sent.append(rest[2]) or losses(*rest))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         descend(small().to("meta"), [SEQUENCES[:2], SEQUENCES[2:]], LR, record=True)
     assert sent == [len(ids) for ids in SEQUENCES]

@@ -7,8 +7,8 @@ import torch
 from toys import save_checkpoint, script
 
 from iclnb.experiment import run
+from iclnb.experiment.descent import descend
 from iclnb.experiment.english import recorded
-from iclnb.experiment.finetune import descend
 from iclnb.tasks.task import SPECS, TASKS
 
 

@@ -7,7 +7,8 @@ import torch
 from toys import save_checkpoint, toy_task
 
 from iclnb import load
-from iclnb.experiment.finetune import DivergedError, finetune, finetune_attention, train_on, trained_parameters
+from iclnb.experiment.descent import DivergedError, trained_parameters
+from iclnb.experiment.finetune import finetune, finetune_attention, train_on
 
 LR, K, SEED = 0.05, 6, 4
 

@@ -5,7 +5,8 @@ from toys import save_checkpoint, toy_task
 
 import iclnb
 from iclnb.experiment import run
-from iclnb.experiment.finetune import DivergedError, finetune
+from iclnb.experiment.descent import DivergedError
+from iclnb.experiment.finetune import finetune
 from iclnb.experiment.run import best_rate, held_out, measures, rate_grid, run_task
 from iclnb.tasks.prompts import CONTENT_FREE
 from iclnb.tasks.task import TASKS

@@ -8,7 +8,7 @@ from toys import save_checkpoint, toy_task
 
 import iclnb
 from iclnb.experiment import grid, selection
-from iclnb.experiment.finetune import DivergedError
+from iclnb.experiment.descent import DivergedError
 from iclnb.experiment.results import Results
 
 NAN = float("nan")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from iclnb.experiment.finetune import language_model_loss, train_on, trained_parameters
+from iclnb.experiment.descent import language_model_loss, trained_parameters
+from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import Answers, Queries, _score
 from iclnb.model import memory
 from iclnb.model.gpt import GPT, GPTConfig
