@@ -240,15 +240,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/english"), help="folder of the finished runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the records")
     options = parser.parse_args(arguments)
-    records = []
+    file, records = options.out / f"{options.command}.json", []
+    before = json.loads(file.read_text())["records"] if file.exists() else []
     experiment = Experiment(options.data, options.work, records_in(options.out), options.finished)
     for record in filter(None, COMMANDS[options.command](experiment, SEEDS[: options.seeds])):
         records.append(rounded(record))
         which = " ".join(str(record[name]) for name in ("kind", "task", "seed", "order", "k") if name in record)
         print(f"{time.strftime('%H:%M')} {which}: {record['cpu_seconds']} s", flush=True)
+    of_today = {"model": MODEL, "n": N}.items()
+    records += [r for r in before if of_today <= r.items() and r not in records]  # those that were not asked for
     versions = {"torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__}
     content = {"model": MODEL, "versions": versions, "records": records}
-    write_whole(options.out / f"{options.command}.json", (json.dumps(content) + "\n").encode())
+    write_whole(file, (json.dumps(content) + "\n").encode())
 
 
 if __name__ == "__main__":

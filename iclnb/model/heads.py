@@ -63,9 +63,10 @@ def read(model: GPT, prefix: Prefix, query: Sequence[int], start: int | None = N
     q = torch.stack(recorder.layers["query"])[:, 0, :, None]  # (L, H, 1, D)
     q = turn(model, q, torch.tensor([start + count - 1]))  # recorded before rotation, unlike the keys
     parts = prefix.keys, prefix.values, recorder.layers["key"], recorder.layers["value"]  # L x (1, G, ..., D) each
-    K_before, V_before, K_own, V_own = (repeat_heads(torch.cat(x), q.shape[1]) for x in parts)  # (L, H, ..., D) each
+    H = q.shape[1]
+    K_before, V_before, K_own, V_own = (repeat_heads(torch.cat(x).double(), H) for x in parts)  # (L, H, ..., D) each
     K_query, V_query = torch.cat([K_before[:, :, :1], K_own], 2), torch.cat([V_before[:, :, :1], V_own], 2)
-    return tuple(x.double() for x in (q, K_before[:, :, 1:], V_before[:, :, 1:], K_query, V_query))
+    return q.double(), K_before[:, :, 1:], V_before[:, :, 1:], K_query, V_query
 
 
 @torch.no_grad()

@@ -87,6 +87,15 @@ def test_what_is_finished_is_not_computed_again(recipe, data, tmp_path, monkeypa
     assert (tmp_path / "out" / "compare.json").read_bytes() == before
 
 
+def test_fewer_seeds_lose_no_record(recipe, data, tmp_path):
+    make(recipe, data, tmp_path, "prompts", seeds=2)
+    file = tmp_path / "out" / "prompts.json"
+    before = json.loads(file.read_text())["records"]
+    make(recipe, data, tmp_path, "prompts", seeds=1)
+    after = json.loads(file.read_text())["records"]
+    assert len(after) == len(before) and all(record in after for record in before)
+
+
 def test_what_is_finished_can_be_written_alone(recipe, data, tmp_path):
     make(recipe, data, tmp_path, "prompts")
     file, (first, *others) = tmp_path / "out" / "prompts.json", sorted((tmp_path / "work").iterdir())
