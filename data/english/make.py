@@ -30,7 +30,7 @@ from iclnb.experiment.descent import FineTuned, descend
 from iclnb.experiment.english import records_in
 from iclnb.experiment.finetune import train_on
 from iclnb.experiment.predict import Predictions, predict
-from iclnb.experiment.results import Results
+from iclnb.experiment.results import Results, rounded
 from iclnb.experiment.run import accuracy_by_rate, answers_entry, best_rate, measures, rec2ftp_entry
 from iclnb.experiment.selection import held_apart
 from iclnb.model.checkpoints import load
@@ -48,7 +48,6 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 N = 200  # evaluation examples; cb has 56
 HELD_OUT = 100
 FORMATS = {"own": None, "line": PromptFormat("<|endoftext|>", "\n"), "paper": PromptFormat()}
-DIGITS = 5  # of stored numbers; the last digits differ between machines
 
 
 class Experiment:
@@ -216,15 +215,6 @@ def prompts(experiment: Experiment, seeds: Sequence[int]) -> Records:
     for seed in seeds:
         yield from (experiment.prompt("sst2", k, written, seed) for k in (1, 4, 16) for written in FORMATS)
         yield from (experiment.prompt("agnews", k, "own", seed) for k in (1, 4, 16))
-
-
-def rounded(value: Any) -> Any:
-    """Numbers with DIGITS digits, in whatever they lie in."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    return [rounded(entry) for entry in value] if isinstance(value, list) else value
 
 
 COMMANDS = {"compare": compare, "controls": controls, "prompts": prompts}

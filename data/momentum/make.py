@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from iclnb.experiment.predict import few_shot
-from iclnb.experiment.results import fingerprint, write_records
+from iclnb.experiment.results import fingerprint, rounded, write_records
 from iclnb.language.curriculum import CURRICULUM, Corpus, Phase, size
 from iclnb.language.questions import answering, translation, translation_1, translation_2, what, where, who
 from iclnb.language.tokenizer import build_tokenizer
@@ -45,15 +45,6 @@ ARMS: dict[str, dict[str, Any]] = {  # what is put into GPTConfig
 GIVEN, GIVEN_MOMENTUM = "given", 0.1  # the plain models, to which a learned momentum is given before they go on
 MAIN = {"language": ("plain", "learned"), "harder": ("plain", "learned", GIVEN)}
 CHOICES = {"language": tuple(ARMS), "harder": (*ARMS, GIVEN)}
-
-
-def rounded(value: Any) -> Any:
-    """A record with its numbers to four decimals."""
-    if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [rounded(entry) for entry in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from iclnb.experiment.predict import few_shot
-from iclnb.experiment.results import write_records
+from iclnb.experiment.results import rounded, write_records
 from iclnb.language.curriculum import CURRICULUM, Corpus
 from iclnb.language.documents import recall, repeats
 from iclnb.model.gpt import GPT
@@ -460,15 +460,6 @@ class Study:
             made = {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
             if made:
                 write_records(self.out / f"{name}.json", self.records(name) | made)
-
-
-def rounded(value: Any) -> Any:
-    """A record with its numbers to five digits."""
-    if isinstance(value, dict):
-        return {name: rounded(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(entry) for entry in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def units(kinds: Sequence[str], seeds: int) -> Iterator[tuple[str, str, int]]:

@@ -191,6 +191,15 @@ def stored(kind: str, folder: Path | None = None) -> dict[tuple[str, int | str],
     return records
 
 
+def rounded(value: Any) -> Any:
+    """A record with its numbers to five digits, and tuples as lists: the last digits differ between machines."""
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def write_records(file: Path, records: dict[str, dict[str, Any]]) -> None:
     """Write records such as `stored` reads, a line each, whole or not at all."""
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(records[key])}" for key in sorted(records))
