@@ -31,7 +31,7 @@ from iclnb.language.documents import recall, repeats
 from iclnb.model.gpt import GPT
 from iclnb.model.momentum import Momentum
 from iclnb.model.reading import ProjectedMomentum, share_kept, subspaces
-from iclnb.model.terms import AdaptiveMomentum, GatedMomentum, ValueConvolution, give
+from iclnb.model.terms import AdaptiveMomentum, GatedMomentum, ValueConvolution, give, openings
 from iclnb.paths import write_whole
 from iclnb.tasks.task import TASKS, load_task
 from iclnb.tasks.variants import with_arbitrary_answers
@@ -235,6 +235,7 @@ class Language(pretrain.Language):
         """The scores of a finished model: copying and recall, with its term and without, and the six tasks."""
         record = {"loss": token_losses(model, self.unseen(seed=-3)).mean().item(), **self.measure(model)}
         record["ablated"] = {name: self.measure(m) for name, m in ablations(model).items()}
+        record["gates"] = [gate.tolist() for gate in openings(model, self.probes["copying"].inputs)]
         if all(block.attn.momentum is None for block in model.blocks):
             made = given(model, self.probes["copying"].inputs)
             record["given"] = {name: self.measure(m) | {"left": share} for name, share, m in made}

@@ -31,8 +31,11 @@ class GatedMomentum(Momentum):
     def forward(self, v, y, carried, mask, positions, at=None, query=None) -> Tensor:
         """As in Momentum."""
         added = super().forward(v, torch.zeros_like(y), carried, mask, positions, at)  # (B, H, A, D)
-        open_ = (asked(query, at) * self.gate[:, None]).sum(-1) + self.gate_bias[:, None]  # (B, H, A)
-        return y + open_.sigmoid().unsqueeze(-1).to(y.dtype) * added
+        return y + self.opened(asked(query, at)).unsqueeze(-1).to(y.dtype) * added
+
+    def opened(self, query: Tensor) -> Tensor:
+        """How far the queries (B, H, A, D) open the gate, in (0, 1), (B, H, A)."""
+        return ((query * self.gate[:, None]).sum(-1) + self.gate_bias[:, None]).sigmoid()
 
 
 class ValueTerm(nn.Module):
@@ -142,3 +145,20 @@ def give(model: GPT, make: Callable[[int, int], nn.Module], layers: Iterable[int
         term = make(config.n_head, config.head_dim).to(model.embed_tokens.weight.device)
         model.blocks[i].attn.momentum = term
     return model
+
+
+@torch.no_grad()
+def openings(model: GPT, ids: Tensor) -> list[Tensor]:
+    """How far the gates of GatedMomentum are open, mean over tokens ids (B, T): (H,) of each layer that has them."""
+    found = []
+
+    def note(term: GatedMomentum, inputs: tuple) -> None:
+        found.append(term.opened(inputs[-1]).mean((0, 2)))  # (H,)
+
+    hooks = [term.register_forward_pre_hook(note) for term in model.modules() if isinstance(term, GatedMomentum)]
+    try:
+        model.hidden(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_momentum import make, tokens
 
 from iclnb.model.momentum import Momentum
-from iclnb.model.terms import AdaptiveMomentum, GatedMomentum, ValueConvolution, ValueTerm, give
+from iclnb.model.terms import AdaptiveMomentum, GatedMomentum, ValueConvolution, ValueTerm, give, openings
 
 W = 3
 TERMS = {
@@ -96,3 +96,18 @@ def test_a_term_in_one_layer_leaves_the_others_plain():
     assert model.blocks[0].attn.momentum is None
     prefix = model.encode_prefix(ids[:1, :5])
     torch.testing.assert_close(model(ids[:1, 5:], prefix), model(ids[:1])[:, 5:], rtol=0, atol=1e-10)
+
+
+def test_openings_are_what_the_queries_make_of_the_gates():
+    model, ids = give(make(), TERMS["gated"]).double(), tokens(3, 9)
+    assert all(torch.equal(opened, torch.full((4,), 0.5).double()) for opened in openings(model, ids))  # at its start
+    with torch.no_grad():
+        model.blocks[1].attn.momentum.gate_bias.copy_(torch.tensor([-30.0, 0.0, 1.0, 30.0]))
+        model.blocks[0].attn.momentum.gate.normal_(generator=torch.Generator().manual_seed(0))
+    first, last = openings(model, ids)
+    torch.testing.assert_close(last, torch.tensor([-30.0, 0.0, 1.0, 30.0]).double().sigmoid())
+    attn, x = model.blocks[0].attn, model.blocks[0].attn_norm(model._embed(ids, torch.arange(9))[0])  # (B, T, C)
+    q = attn.q_proj(x).unflatten(-1, (4, 4)).transpose(1, 2)  # (B, H, T, D)
+    expected = torch.einsum("bhtd,hd->bht", q, attn.momentum.gate).sigmoid().mean((0, 2))  # (H,)
+    torch.testing.assert_close(first, expected.detach())
+    assert openings(make(), ids) == [] and not any(module._forward_pre_hooks for module in model.modules())

@@ -81,13 +81,14 @@ def test_a_record_holds_what_was_measured_and_is_not_made_twice(study, data, tmp
 
 
 def test_the_language_is_measured_with_the_term_and_without(study, data, tmp_path):
-    only(study, ("plain", "half", "first", "convolution"), "copying", "tasks")
+    only(study, ("plain", "half", "first", "convolution", "gated"), "copying", "tasks")
     study.KINDS["tasks"] = replace(study.KINDS["tasks"], arms=("half",))
     found = run(study, data, tmp_path)
     plain, half, first = (found["copying"][f"{arm} 0"] for arm in ("plain", "half", "first"))
     assert half["eta"] == [[0.5, 0.5, 0.0, 0.0]] * 4 and first["eta"][1:] == [None] * 3
     assert set(first["ablated"]) == {"all", "layer 1"} and "given" not in half
     assert torch.tensor(found["copying"]["convolution 0"]["kernel"]).shape == (4, 4, 4)  # layers, heads, weights
+    assert half["gates"] == [] and torch.tensor(found["copying"]["gated 0"]["gates"]).shape == (4, 4)
     rates = found["rates"]["copying half"]
     assert rates["skills"].keys() == rates["losses"].keys() and set(rates["skills"]["0.003"]) == {"copying", "recall"}
     spaces = ("whole", "without most read", "without least read", "without drawn", "as little")
