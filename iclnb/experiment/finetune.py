@@ -84,7 +84,6 @@ def train_on(
             loop of descend beside it defines the result.
     """
     check_rate(lr)
-    tuned = try_replay(model, sequences, lr, record) if graphs else None
-    return (
-        descend(model, [[ids] for ids in sequences], lr, record=record, progress=progress) if tuned is None else tuned
-    )
+    if graphs and (tuned := try_replay(model, sequences, lr, record)) is not None:
+        return tuned
+    return descend(model, [[ids] for ids in sequences], lr, record=record, progress=progress)
