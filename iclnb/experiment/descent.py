@@ -142,11 +142,16 @@ def _losses(model: GPT, row: Tensor, length: int, layer_causal: bool, recorder: 
     """
     if layer_causal:
         return layer_losses(model, row[None, :length], recorder)
-    multiple, limit = MULTIPLE.get(row.device.type, 1), model.config.n_positions
-    fed = min(-(-length // multiple) * multiple, limit)
+    fed = padded_length(model, length)
     ids = F.pad(row[:fed], (0, max(0, fed - len(row))))[None]  # (1, T + 1)
     recompute = needs_recomputing(model.config, model.embed_tokens.weight.dtype, fed)
     return token_losses(model, ids, recorder, recompute)[: length - 1]
+
+
+def padded_length(model: GPT, length: int) -> int:
+    """Tokens that are fed for a sequence: a multiple that the device is fast with, while the model has positions."""
+    multiple = MULTIPLE.get(model.embed_tokens.weight.device.type, 1)
+    return min(-(-length // multiple) * multiple, model.config.n_positions)
 
 
 def training_queries(recorder: Recorder, length: int) -> Tensor:

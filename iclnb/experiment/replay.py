@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from iclnb.attention.precision import widen
-from iclnb.experiment.batching import MULTIPLE, pad
+from iclnb.experiment.batching import pad
 from iclnb.experiment.descent import (
     FineTuned,
     check_finite,
+    padded_length,
     sharing_copy,
     token_losses,
     trained_parameters,
@@ -97,7 +98,7 @@ class Replay:
         rows, _ = pad(sequences, self.rate.device)  # (n, S)
         lengths = [len(ids) for ids in sequences]
         self.rate.zero_()  # a recording moves nothing
-        steps = [self.recorded(self.padded(length), record) for length in lengths]
+        steps = [self.recorded(padded_length(self.student, length), record) for length in lengths]
         self.start(model, lr)
         found = []
         for row, length, step in zip(rows, lengths, steps, strict=True):
@@ -113,11 +114,6 @@ class Replay:
         counts = [length - 1 for length in lengths]
         of_tokens, *queries = (list(torch.cat(kept).cpu().split(counts)) for kept in (of_tokens, *queries))
         return FineTuned(self.trained_copy(model), losses, of_tokens, *queries)
-
-    def padded(self, length: int) -> int:
-        """Tokens F of the recording for a sequence."""
-        multiple = MULTIPLE.get(self.rate.device.type, 1)
-        return min(-(-length // multiple) * multiple, self.student.config.n_positions)
 
     def recorded(self, F: int, record: bool) -> Recorded:
         """The recording for F tokens, with queries or without, made at its first use."""
@@ -181,9 +177,9 @@ def can_replay(model: GPT, longest: int) -> bool:
     weight = model.embed_tokens.weight
     if weight.device.type != "cuda" or any(block.attn.momentum is not None for block in model.blocks):
         return False
-    if needs_recomputing(model.config, weight.dtype, longest + MULTIPLE["cuda"]):
+    if needs_recomputing(model.config, weight.dtype, padded_length(model, longest)):
         return False
-    parts = finetuning_bytes(model.config, weight.dtype, longest + MULTIPLE["cuda"])
+    parts = finetuning_bytes(model.config, weight.dtype, padded_length(model, longest))
     return model in KEPT or free_bytes(weight.device) > 2 * (sum(parts.values()) - parts["weights"])
 
 

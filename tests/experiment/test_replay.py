@@ -7,7 +7,7 @@ import torch
 from test_descent import LR, SEQUENCES, agree, small
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from iclnb.experiment import finetune, replay
+from iclnb.experiment import descent, finetune, replay
 from iclnb.experiment.descent import DivergedError, descend
 from iclnb.experiment.replay import WARM_UP, Replay, can_replay, places, replay_of
 
@@ -53,7 +53,7 @@ def loop(model, sequences, lr, record=False):
 @pytest.fixture(autouse=True)
 def padded(monkeypatch):
     """Lengths as on a GPU: one recording for all of these."""
-    monkeypatch.setitem(replay.MULTIPLE, "cpu", 8)
+    monkeypatch.setitem(descent.MULTIPLE, "cpu", 8)
 
 
 def test_recorded_steps_are_the_loop_whatever_the_seed_and_the_rate():
